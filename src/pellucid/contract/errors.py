@@ -70,6 +70,3 @@ class UnsafeFileError(PellucidError, ValueError):
 class ExtraMissing(PellucidError, ImportError):
     """An optional package is not installed."""
 
-
-class ModelError(PellucidError, RuntimeError):
-    """The model itself raised while it was being run; the original error is the cause."""

@@ -1,0 +1,73 @@
+"""Pellucid: understand a trained network, and know how far each explanation can be believed."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from pellucid import catalogue, testing, worlds, zoo
+    from pellucid.contract import Attribution, Card, Examples, Explanation, Measure, Method, Rules, Semantics, Text
+    from pellucid.contract.storage import load
+    from pellucid.engine import Subject, explain
+    from pellucid.engine.target import margin, unit
+
+_HOME = {
+    "explain": "pellucid.engine",
+    "Subject": "pellucid.engine",
+    "unit": "pellucid.engine.target",
+    "margin": "pellucid.engine.target",
+    "load": "pellucid.contract.storage",
+    **dict.fromkeys(
+        ("Attribution", "Semantics", "Rules", "Examples", "Text", "Measure", "Explanation", "Method", "Card"),
+        "pellucid.contract",
+    ),
+}
+_MODULES = ("attribution", "catalogue", "contract", "engine", "examples", "report", "rules", "show", "testing")
+_MODULES += ("worlds", "zoo")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+        if name in ("explain", "load"):
+            _connect()
+        return value
+    if name in _MODULES:
+        return importlib.import_module(f"pellucid.{name}")
+    raise AttributeError(f"module 'pellucid' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME, *_MODULES])
+
+
+def _connect() -> None:
+    """Results are drawn by `pellucid.show`, which is imported when the first one is drawn."""
+    from pellucid.contract.explanation import connect_viewer
+
+    connect_viewer(lambda: importlib.import_module("pellucid.show"))
+
+
+__all__ = [
+    "Attribution",
+    "Card",
+    "Examples",
+    "Explanation",
+    "Measure",
+    "Method",
+    "Rules",
+    "Semantics",
+    "Subject",
+    "Text",
+    "catalogue",
+    "explain",
+    "load",
+    "margin",
+    "testing",
+    "unit",
+    "worlds",
+    "zoo",
+]
