@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,21 +15,13 @@ from torch import Tensor
 
 Values = Tensor | tuple[Tensor | None, ...] | Mapping[str, Tensor]
 
-_viewer: Callable[[], Any] | None = None
 _FORMS: dict[str, type[Explanation]] = {}
 _STRUCTURES: dict[str, type[RuleStructure]] = {}
 
 
-def connect_viewer(load: Callable[[], Any]) -> None:
-    """Tell results who draws them; `load` imports the drawing code when it is first needed."""
-    global _viewer
-    _viewer = load
-
-
 def _view() -> Any:
-    if _viewer is None:
-        raise RuntimeError("Nothing is connected that can draw results: import pellucid first.")
-    return _viewer()
+    """The drawing code, imported when a result is first drawn: the one upward link, so that results can show themselves."""
+    return importlib.import_module("pellucid.show")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,12 +80,16 @@ class Explanation(ABC):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Attribution(Explanation):
-    """How much did each part matter? `values` has the shape of the explained place (an input or a layer)."""
+    """How much did each part matter? `values` has the shape of the explained place (an input or a layer).
+
+    `error`, where a method samples, is the standard error of each value.
+    """
 
     form: ClassVar[str] = "attribution"
     values: Any
     target: Tensor | None = None
     baseline: Any = None
+    error: Any = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -78,14 +78,16 @@ def visit(
     edit: Mapping[Place, Edit] | None = None,
     *,
     cut: Place | None = None,
+    leaf: Tensor | None = None,
     stop: bool = False,
 ) -> Visit:
     """One forward pass.
 
     `read` keeps values; `edit` replaces them; `cut` makes the place the leaf of a new graph: what comes before runs
-    without one, so backward passes end there. With `stop`, the pass ends once everything in `read` was seen.
+    without one, so backward passes end there; `leaf` gives it other values. With `stop`, the pass ends once everything
+    in `read` was seen.
     """
-    watch, result = _Watch(read, edit or {}, cut, stop), Visit()
+    watch, result = _Watch(read, edit or {}, cut, leaf, stop), Visit()
     with watch.on(model):
         outer = torch.is_grad_enabled()
         try:
@@ -104,8 +106,10 @@ def visit(
 class _Watch:
     """The hooks of one pass: they count calls and act at the places asked for."""
 
-    def __init__(self, read: Sequence[Place], edit: Mapping[Place, Edit], cut: Place | None, stop: bool) -> None:
-        self.read, self.edit, self.cut = set(read), dict(edit), cut
+    def __init__(
+        self, read: Sequence[Place], edit: Mapping[Place, Edit], cut: Place | None, leaf: Tensor | None, stop: bool
+    ) -> None:
+        self.read, self.edit, self.cut, self.leaf = set(read), dict(edit), cut, leaf
         # A place without "#k" is only known to be called once when the pass has run to its end.
         self.stop = stop and all(p.call is not None for p in [*self.read, *self.edit])
         self.counts: dict[tuple[str, str], int] = {}
@@ -145,7 +149,7 @@ class _Watch:
                 tensor = self.edit[place](tensor)
             if place == self.cut:
                 torch.set_grad_enabled(True)
-                leaf = tensor.detach().requires_grad_()
+                leaf = (tensor if self.leaf is None else self.leaf).detach().requires_grad_()
                 self.seen[place] = leaf
                 tensor = leaf.clone()  # so that a later in-place operation does not write to the leaf
             elif place in self.read:

@@ -1,0 +1,186 @@
+"""Jobs in chunks under a byte budget: measured on the first job, halved when memory runs out, with progress."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from pellucid.contract.errors import InputError, MemoryBudgetError
+
+Result = TypeVar("Result")
+
+DEFAULT_CPU = 512 << 20
+LARGEST_CHUNK = 4096
+USABLE = 0.8  # the rest is for workspaces of kernels and for what the allocator holds back
+_COSTS: weakref.WeakKeyDictionary[nn.Module, dict[Any, int]] = weakref.WeakKeyDictionary()
+_UNITS = {"kb": 1 << 10, "kib": 1 << 10, "mb": 1 << 20, "mib": 1 << 20, "gb": 1 << 30, "gib": 1 << 30}
+
+
+def budget(memory: int | str | None, device: torch.device) -> int:
+    """The byte budget of a call: what the caller said, or a default for the device."""
+    if memory is None:
+        if device.type == "cuda":
+            return int(0.5 * torch.cuda.mem_get_info(device)[0])
+        return DEFAULT_CPU
+    if isinstance(memory, str):
+        number = memory.rstrip("kKmMgGiIbB ")
+        unit = memory[len(number) :].strip().lower()
+        with contextlib.suppress(ValueError):
+            if unit in _UNITS:
+                return budget(int(float(number) * _UNITS[unit]), device)
+    if not isinstance(memory, int) or isinstance(memory, bool) or memory <= 0:
+        raise InputError("The 'memory' must be a number of bytes", got=repr(memory), hint="memory=2**30, or '1GiB'")
+    return memory
+
+
+class Meter(TorchDispatchMode):
+    """Counts the bytes of tensors that are alive at once, and remembers the most."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # torch would import its compiler, a second, only to keep it away from this class
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive: dict[int, Any] = {}
+        self.now = self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for x in tree_leaves(out):
+            if isinstance(x, Tensor) and x.layout == torch.strided:
+                self._add(x.untyped_storage())
+        return out
+
+    def _add(self, storage: Any) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self.alive and self.alive[key]() is storage:
+            return
+
+        def gone(_: Any) -> None:
+            if self.alive.pop(key, None) is not None:
+                self.now -= size
+
+        self.alive[key] = weakref.ref(storage, gone)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+
+class Progress:
+    """A bar on standard error, in a terminal only, and only for what takes longer than two seconds."""
+
+    def __init__(self, wanted: Any = False) -> None:
+        self.wanted = wanted
+
+    @contextlib.contextmanager
+    def bar(self, total: int, label: str) -> Iterator[Callable[[int], Any]]:
+        if callable(self.wanted):
+            done = [0]
+
+            def tell(n: int) -> None:
+                done[0] += n
+                self.wanted(done[0], total, label)
+
+            yield tell
+        elif not self.wanted or not sys.stderr.isatty():
+            yield lambda n: None
+        else:
+            from tqdm.auto import tqdm
+
+            with tqdm(total=total, desc=label, delay=2, leave=False, file=sys.stderr) as bar:
+                yield bar.update
+
+
+def run(
+    jobs: int,
+    work: Callable[[int, int], Result],
+    fold: Callable[[int, int, Result], None],
+    *,
+    memory: int,
+    cost: tuple[nn.Module | None, Any],
+    device: torch.device,
+    progress: Progress | None = None,
+    label: str = "",
+) -> None:
+    """Do jobs 0..jobs-1 in chunks: `work(start, stop)` computes, `fold` takes the result in order.
+
+    The bytes of one job are measured once per `cost` key; when memory runs out all the same, the chunk is halved and
+    done again, so `work` must have no effect of its own.
+    """
+    done = 0
+    with (progress or Progress()).bar(jobs, label) as tell:
+        size = _known(cost)
+        if size is None:
+            with _measure(device) as meter:
+                result = work(0, 1)
+            fold(0, 1, result)
+            del result
+            size, done = _remember(cost, max(1, meter())), 1
+            tell(1)
+        chunk = _chunk(size, memory)
+        while done < jobs:
+            stop = min(jobs, done + chunk)
+            try:
+                result = work(done, stop)
+            except (RuntimeError, MemoryError) as error:
+                if not _out_of_memory(error) or chunk == 1:
+                    raise
+                chunk = max(1, chunk // 2)
+                continue
+            fold(done, stop, result)
+            del result
+            tell(stop - done)
+            done = stop
+
+
+def _chunk(size: int, memory: int) -> int:
+    if size > memory:
+        raise MemoryBudgetError(
+            "The 'memory' must hold at least one row",
+            got=f"{memory / 2**20:.1f} MiB where one row takes about {size / 2**20:.1f} MiB",
+            hint=f"memory={size * 2}",
+        )
+    return int(max(1, min(LARGEST_CHUNK, USABLE * memory // size)))
+
+
+def _known(cost: tuple[nn.Module | None, Any]) -> int | None:
+    module, key = cost
+    return None if module is None else _COSTS.get(module, {}).get(key)
+
+
+_REMEMBER = threading.Lock()
+
+
+def _remember(cost: tuple[nn.Module | None, Any], size: int) -> int:
+    module, key = cost
+    if module is not None:
+        with _REMEMBER:
+            _COSTS.setdefault(module, {})[key] = size
+    return size
+
+
+@contextlib.contextmanager
+def _measure(device: torch.device) -> Iterator[Callable[[], int]]:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        yield lambda: torch.cuda.max_memory_allocated(device) - before
+    else:
+        meter = Meter()
+        with meter:
+            yield lambda: meter.peak
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) and not isinstance(error, MemoryBudgetError) or any(
+        words in str(error) for words in ("can't allocate memory", "out of memory", "DefaultCPUAllocator")
+    )

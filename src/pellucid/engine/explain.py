@@ -1,0 +1,208 @@
+"""The one verb: check everything that can be checked, guard the model, compute, check the result, stamp its source."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import pellucid
+from pellucid.contract.errors import InputError, NeedError, PellucidError
+from pellucid.contract.explanation import Attribution, Context, Explanation, tensors
+from pellucid.contract.method import Method, as_method
+from pellucid.engine import batch, guard
+from pellucid.engine.ask import Ask
+from pellucid.engine.inputs import Inputs, as_inputs
+from pellucid.engine.place import parse
+from pellucid.engine.subject import Subject, as_subject
+from pellucid.engine.target import as_target, unit
+
+
+def explain(
+    model: Any,
+    inputs: Any,
+    method: Method | str = "integrated-gradients",
+    *,
+    target: Any = None,
+    layer: str | None = None,
+    data: Any = None,
+    seed: int = 0,
+    memory: int | str | None = None,
+    progress: Any = False,
+) -> Any:
+    """Explain a model's answers for some inputs, in whichever form the method gives.
+
+    Args:
+        model: an `nn.Module` in evaluation mode, a `Subject`, or, for methods that need predictions alone, any callable
+            from inputs to scores (N, classes).
+        inputs: (N, ...) tensor, or a tuple or dict of them. Floating tensors are explained, others go along.
+        method: a method value such as `IntegratedGradients(tolerance=0.01)`, or its catalogue name.
+        target: what is explained. `None`: each row's predicted class; an int; (N,) ints; a function from the output to
+            (N,) scores; or `px.unit(place, index)` for a hidden unit.
+        layer: explain a place inside the model instead of the input: "layer4", "layer4:in", "relu#2".
+        data: what the method learns from: background rows, (X, y), a Dataset or DataLoader.
+        seed: random draws depend on (seed, row) alone, never on batch or chunk.
+        memory: bytes the call may use, or text such as "1GiB".
+        progress: `True` shows a bar in a terminal for what takes longer than two seconds; a function gets
+            (done, total, label).
+
+    Returns:
+        One of the six forms, with measured `facts` per row and its `source`.
+
+    Example:
+        >>> import torch, pellucid as px
+        >>> net = torch.nn.Linear(3, 2, bias=False).eval()
+        >>> result = px.explain(net, torch.ones(1, 3), "gradient-x-input", target=1)
+        >>> torch.allclose(result.values.sum(), net(torch.ones(1, 3))[0, 1])
+        True
+    """
+    method = as_method(method)
+    subject = as_subject(model)
+    ask = _ask(subject, inputs, method, target, layer, data, seed, memory, progress)
+    started = time.perf_counter()
+    with guard.untouched(subject.module), torch.inference_mode(False):
+        module = subject.module
+        if module is not None and module.training | any(m.training for m in module.modules()):
+            module.eval()
+        try:
+            state = method.prepare(subject, ask)
+            result = method.explain(subject, ask, state)
+        except PellucidError:
+            raise
+        except Exception as error:
+            error.add_note(f"while explaining {type(module or subject.model).__name__} by {method.card.name}")
+            raise
+    return _stamp(result, subject, ask, method, layer, time.perf_counter() - started)
+
+
+def _ask(
+    subject: Subject,
+    inputs: Any,
+    method: Method,
+    target: Any,
+    layer: str | None,
+    data: Any,
+    seed: int,
+    memory: Any,
+    progress: Any,
+) -> Ask:
+    """Everything the caller said, checked before the model runs."""
+    rows, card, module = as_inputs(inputs), method.card, subject.module
+    if module is None and (missing := [n for n in card.needs if n in ("gradient", "layers", "backward rules")]):
+        raise NeedError(
+            f"{card.title} needs {', '.join(missing)}, so the 'model' must be a torch module",
+            got=type(subject.model).__name__,
+            hint="a method that needs predictions alone: `pellucid methods --needs predictions`",
+        )
+    if data is None and ("data" in card.needs or "labels" in card.needs):
+        raise NeedError(
+            f"{card.title} needs examples to learn from", got="data=None", hint="data=X_train, or data=(X_train, y_train)"
+        )
+    if "image" in card.needs and layer is None and any(x.dim() != 4 for x in rows.floats):
+        raise InputError(
+            f"{card.title} needs images: 'inputs' laid out as (rows, channels, height, width)",
+            got=f"shape {tuple(rows.tensors[0].shape)}",
+        )
+    if "table" in card.needs and (not rows.single or rows.tensors[0].dim() != 2):
+        raise InputError(f"{card.title} needs a table: 'inputs' of shape (rows, columns)", got=_shape(rows))
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise InputError("The 'seed' must be an int", got=repr(seed))
+    _same_kind(subject, rows)
+    place = None if layer is None else parse(layer, _module(subject, "layer"))
+    wanted = as_target(target, rows.rows, len(subject.classes) or None)
+    if isinstance(wanted, unit):
+        parse(wanted.place, _module(subject, "target"))
+    return Ask(
+        subject=subject,
+        inputs=rows,
+        wanted=wanted,
+        layer=place,
+        data=data,
+        seed=seed,
+        memory=batch.budget(memory, rows.device),
+        progress=batch.Progress(progress),
+    )
+
+
+def _module(subject: Subject, argument: str) -> torch.nn.Module:
+    if subject.module is None:
+        raise NeedError(f"The '{argument}' names a place, so the 'model' must be a torch module", got="a callable")
+    return subject.module
+
+
+def _same_kind(subject: Subject, rows: Inputs) -> None:
+    """Inputs and model must share device and floating type."""
+    first = next(iter(subject.module.parameters()), None) if subject.module is not None else None
+    if first is None or subject.preprocess is not None or subject.call is not None:
+        return
+    if first.device != rows.device:
+        raise InputError(f"The 'inputs' must be on {first.device}, like the model", got=str(rows.device), hint="x.to()")
+    kinds = {p.dtype for p in subject.module.parameters() if p.is_floating_point()}  # type: ignore[union-attr]
+    wrong = [x.dtype for x in rows.floats if x.dtype not in kinds]
+    if wrong and kinds and not torch.is_autocast_enabled(rows.device.type):
+        kind = str(next(iter(kinds)))
+        raise InputError(f"The 'inputs' must be {kind}, like the model", got=str(wrong[0]), hint=f"x.to({kind})")
+
+
+def _stamp(result: Any, subject: Subject, ask: Ask, method: Method, layer: str | None, seconds: float) -> Any:
+    card = method.card
+    if not isinstance(result, Explanation) or result.form != card.form:
+        raise TypeError(f"{card.name} must return the form {card.form!r}, and returned {type(result).__name__}")
+    for name, fact in result.facts.items():
+        if not isinstance(fact, Tensor) or fact.dim() != 1:
+            raise TypeError(f"fact {name!r} of {card.name} must be one figure per row, a tensor (N,)")
+    changes: dict[str, Any] = {}
+    if isinstance(result, Attribution):
+        if any(v.requires_grad for v in tensors(result.values)):
+            raise TypeError(f"{card.name} returned values that are still in a graph")
+        if result.target is None and ask.explained_class is not None:
+            changes["target"] = ask.explained_class.clone()
+    context = result.context if result.context.inputs is not None else Context(
+        inputs=ask.inputs.wrap_all(), output=ask.output, classes=subject.classes, features=subject.features
+    )
+    return result.replace(
+        facts={k: v.detach().cpu() for k, v in result.facts.items()},
+        source={**_source(subject, ask, method, layer, seconds), **result.source},
+        context=context,
+        **changes,
+    )
+
+
+def _source(subject: Subject, ask: Ask, method: Method, layer: str | None, seconds: float) -> dict[str, Any]:
+    module = subject.module
+    wanted = ask.wanted.tolist() if isinstance(ask.wanted, Tensor) else ask.wanted
+    return {
+        "method": method.card.name,
+        "settings": {k: v if not callable(v) else repr(v) for k, v in method.config().items() if k != "method"},
+        "target": wanted if isinstance(wanted, list) or wanted is None else repr(wanted),
+        "layer": layer,
+        "seed": ask.seed,
+        "memory": ask.memory,
+        "model": type(module or subject.model).__name__,
+        "model_hash": subject.state_hash(),
+        "input_hash": ask.inputs.fingerprint(),
+        "rows": ask.inputs.rows,
+        "dtype": str(ask.inputs.dtype).removeprefix("torch."),
+        "device": ask.inputs.device.type,
+        "versions": {
+            "pellucid": pellucid.__version__,
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+        },
+        "seconds": seconds,
+    }
+
+
+def _shape(rows: Inputs) -> str:
+    return ", ".join(f"shape {tuple(x.shape)}" for x in rows.tensors)
+
+
+def describe_data(data: Any) -> str:
+    """A word for what was given as data, for errors."""
+    if isinstance(data, Tensor):
+        return f"a tensor of shape {tuple(data.shape)}"
+    return f"a dict of {len(data)}" if isinstance(data, Mapping) else type(data).__name__

@@ -1,0 +1,67 @@
+"""Scores without gradients, at many points per row: the engine of methods that ask the network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from pellucid.engine import batch
+from pellucid.engine.ask import Ask, shape_key
+from pellucid.engine.place import visit
+
+Points = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
+
+
+def sweep(
+    ask: Ask,
+    count: int,
+    points: Points,
+    fold: Callable[[Tensor, Tensor, Tensor], None],
+    *,
+    label: str = "",
+    rows: Sequence[int] | None = None,
+) -> None:
+    """`count` scores per row at `points(rows, steps)`, as one list of jobs; `fold(rows, steps, scores)` takes them."""
+    target, chosen = ask.target, torch.arange(ask.inputs.rows) if rows is None else torch.as_tensor(rows)
+
+    def which(start: int, stop: int) -> tuple[Tensor, Tensor]:
+        jobs = torch.arange(start, stop)
+        return chosen[jobs // count], jobs % count
+
+    def work(start: int, stop: int) -> Tensor:
+        row, step = which(start, stop)
+        with torch.no_grad():
+            return target.score(_output(ask, row, points(row, step)), row)
+
+    batch.run(
+        count * len(chosen),
+        work,
+        lambda start, stop, score: fold(*which(start, stop), score),
+        memory=ask.memory,
+        cost=(ask.subject.module, ("score", str(ask.layer), str(ask.unit_place), shape_key(ask.inputs))),
+        device=ask.inputs.device,
+        progress=ask.progress,
+        label=label,
+    )
+
+
+def at(ask: Ask, points: tuple[Tensor, ...]) -> Tensor:
+    """The score of each row with the explained place at these values, (N,)."""
+    found: list[Tensor] = []
+    sweep(ask, 1, lambda rows, steps: tuple(p[rows] for p in points), lambda rows, steps, score: found.append(score))
+    return torch.cat(found)
+
+
+def _output(ask: Ask, rows: Tensor, values: tuple[Tensor, ...]) -> Tensor:
+    subject, inputs, module = ask.subject, ask.inputs.take(rows), ask.subject.module
+    read = [ask.unit_place] if ask.unit_place is not None else []
+    if ask.layer is None:
+        inputs = inputs.with_floats(values)
+        if not read or module is None:
+            return subject.scores(inputs)
+        return visit(lambda: subject.scores(inputs), module, read, stop=True).seen[read[0]]
+    assert module is not None
+    seen = visit(lambda: subject.scores(inputs), module, read, {ask.layer: lambda _: values[0]})
+    return seen.seen[read[0]] if read else seen.output

@@ -1,0 +1,5 @@
+"""Which cases explain it?"""
+
+from pellucid.contract.method import gather
+
+__all__ = gather(__name__, __path__, globals())
