@@ -1,0 +1,48 @@
+# `make demo` and `make test` need Python 3.11 or newer and nothing else: each makes .venv when the requirements changed.
+PYTHON ?= python3
+BIN := .venv/bin
+TESTS := $(BIN)/python -m pytest -n 2
+
+# Two test processes share two cores: one thread each.
+export OMP_NUM_THREADS ?= 1
+export MPLBACKEND ?= Agg
+
+.PHONY: demo test test-quick test-slow lint format clean
+.DELETE_ON_ERROR:
+
+demo: .venv/installed
+	$(BIN)/pellucid demo --out demo/index.html --force
+
+test: test-quick test-slow
+
+# Tests of a few seconds each, and every example in the docstrings and the README, with shapes and types checked.
+test-quick: .venv/installed
+	$(TESTS) -m "not slow" --doctest-modules --jaxtyping-packages=pellucid,beartype.beartype tests src/pellucid
+
+test-slow: .venv/installed
+	$(TESTS) -m slow tests
+
+lint: .venv/lint
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/house
+
+format: .venv/lint
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/installed: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[test]"
+	touch $@
+
+.venv/lint: .venv/installed
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[lint]"
+	touch $@
+
+clean:
+	rm -rf .venv demo docs/_build dist build .ruff_cache .mypy_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
