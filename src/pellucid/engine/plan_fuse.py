@@ -9,7 +9,6 @@ once.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -38,20 +37,28 @@ _FRESH_FUNCTIONS = frozenset(
     + [F.adaptive_avg_pool2d, F.scaled_dot_product_attention, torch.mean, torch.sum, torch.exp, torch.sqrt]
 )
 _FRESH_METHODS = frozenset(
-    "add sub mul div matmul bmm relu sigmoid tanh mean sum softmax exp sqrt abs neg pow clone clamp size".split()
+    ["add", "sub", "mul", "div", "matmul", "bmm", "relu", "sigmoid", "tanh", "mean", "sum", "softmax", "exp", "sqrt", "abs", "neg", "pow", "clone", "clamp", "size"]
 )
 _FRESH_MODULES = (*_CONVOLUTIONS, *_NORMS, nn.Linear, nn.LayerNorm, nn.GroupNorm, nn.Embedding, nn.Upsample) + tuple(
     getattr(nn, name)
     for name in dir(nn)
-    if name.endswith("Pool1d") or name.endswith("Pool2d") or name.endswith("LU") or name in ("Sigmoid", "Tanh", "Softmax")
+    if name.endswith("Pool1d")
+    or name.endswith("Pool2d")
+    or name.endswith("LU")
+    or name in ("Sigmoid", "Tanh", "Softmax")
 )
 
 
-def simplify(traced: Traced, *, quick: bool, prepack: bool, batch: int) -> None:
-    """Rewrite the graph in place. `quick` also changes memory layout; `prepack` uses fused forward-only kernels."""
+def normalise(traced: Traced) -> bool:
+    """Rewrite the graph, in place, without in-place steps as far as that is safe; True where none is left."""
     drop_identities(traced)
     pure = make_out_of_place(traced)
     fold_constants(traced)
+    return pure
+
+
+def simplify(traced: Traced, *, pure: bool, quick: bool, prepack: bool, batch: int) -> None:
+    """Join steps, in place. `quick` also changes memory layout; `prepack` uses fused forward-only kernels."""
     lower(traced, quick=quick)
     fold_norms(traced)
     fuse_epilogues(traced, additions=pure)
@@ -62,6 +69,35 @@ def simplify(traced: Traced, *, quick: bool, prepack: bool, batch: int) -> None:
             if isinstance(node.target, Affine):
                 shape = tuple(variants(node.args[0])[0].shape)
                 node.target = node.target.prepacked((batch, *shape[1:]))
+
+
+def between(traced: Traced, start: fx.Node | None = None, end: fx.Node | None = None) -> Traced:
+    """A copy of the steps from the inputs, or from `start`, to `end`, or to the output, without unused ones.
+
+    With a `start`, its value is the first input; the model's own inputs follow where some step still needs them.
+    """
+    graph, copies = fx.Graph(), {}
+    result = end or next(iter(reversed(traced.graph.nodes))).args[0]
+    needed: set[fx.Node] = set()
+    # A step that writes matters though nothing reads its result; a cut is only made where no such step is left.
+    waiting = [node for node in traced.graph.nodes if _writes(node, traced)]
+    fx.node.map_arg(result, lambda node: waiting.append(node))  # type: ignore[arg-type]
+    while waiting:
+        node = waiting.pop()
+        if node is not start and node not in needed:
+            needed.add(node)
+            waiting += node.all_input_nodes
+    inputs = [node for node in traced.graph.nodes if node.op == "placeholder"]
+    if start is None or any(node in needed for node in inputs):
+        needed.update(inputs)
+    if start is not None:
+        copies[start] = graph.placeholder("start")
+        copies[start].meta.update(start.meta)
+    for node in traced.graph.nodes:
+        if node in needed and node not in copies:
+            copies[node] = graph.node_copy(node, lambda item: copies[item])
+    graph.output(fx.node.map_arg(result, lambda item: copies[item]))
+    return Traced(graph, traced.modules, traced.constants)
 
 
 def drop_identities(traced: Traced) -> None:
@@ -75,8 +111,7 @@ def drop_identities(traced: Traced) -> None:
         if silent:
             source = node.args[0] if node.args else node.kwargs.get("input")
             if isinstance(source, fx.Node):
-                node.replace_all_uses_with(source)
-                traced.graph.erase_node(node)
+                _replace(traced, node, source)
 
 
 def make_out_of_place(traced: Traced) -> bool:
@@ -278,11 +313,7 @@ def fuse_epilogues(traced: Traced, *, additions: bool) -> None:
 def _join_sum(traced: Traced, node: fx.Node, order: dict[fx.Node, int]) -> None:
     shape = [value.shape for value in variants(node)], variants(node)[0].dtype
     both = [item for item in node.args if isinstance(item, fx.Node)]
-    ready = [
-        item
-        for item in both
-        if isinstance(item.target, Affine) and item.target.joins_sums and len(item.users) == 1 and len(item.args) == 1
-    ]
+    ready = [item for item in both if isinstance(item.target, Affine) and len(item.users) == 1 and len(item.args) == 1]
     alike = all(([value.shape for value in variants(item)], variants(item)[0].dtype) == shape for item in both)
     if not ready or len(both) < 2 or both[0] is both[1] or not alike:
         return
@@ -324,6 +355,3 @@ def _replace(traced: Traced, old: fx.Node, new: fx.Node) -> None:
     for nodes in traced.places.values():
         nodes[:] = [new if node is old else node for node in nodes]
     traced.graph.erase_node(old)
-
-
-Step = Callable[..., Any]

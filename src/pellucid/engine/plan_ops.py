@@ -38,12 +38,11 @@ class Affine:
     def __name__(self) -> str:
         return self.kind
 
-    @property
-    def joins_sums(self) -> bool:
-        return True
-
     def __call__(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         out = self.map(x)
+        if self.kind == "linear" and x.dim() != 2:  # the product is a view, which autograd copies when it is written to
+            out = out if other is None else out + other
+            return out.relu() if self.relu else out
         # The product is fresh memory that no backward pass reads, so the sum and the ReLU may overwrite it.
         if other is not None:
             out = out.add_(other)

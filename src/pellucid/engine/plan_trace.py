@@ -28,14 +28,12 @@ BATCHES = (1, 7)
 
 # Queries whose answer a followed value does not know, or that would freeze one row's answer into the graph.
 _UNKNOWABLE = frozenset(
-    "requires_grad requires_grad_ grad grad_fn is_leaf data_ptr storage untyped_storage stride storage_offset "
-    "is_contiguous item tolist numpy cpu cuda _version backward register_hook retain_grad is_inference "
-    "set_ resize_ resize_as_ apply_ map_ share_memory_ __cuda_array_interface__ __array__ __dlpack__".split()
+    ["requires_grad", "requires_grad_", "grad", "grad_fn", "is_leaf", "data_ptr", "storage", "untyped_storage", "stride", "storage_offset", "is_contiguous", "item", "tolist", "numpy", "cpu", "cuda", "_version", "backward", "register_hook", "retain_grad", "is_inference", "set_", "resize_", "resize_as_", "apply_", "map_", "share_memory_", "__cuda_array_interface__", "__array__", "__dlpack__"]
 )
-_PLAIN_METHODS = frozenset("dim ndimension is_floating_point is_complex is_signed element_size".split())
+_PLAIN_METHODS = frozenset(["dim", "ndimension", "is_floating_point", "is_complex", "is_signed", "element_size"])
 
 
-class Refused(Exception):  # noqa: N818 -- not an error: the plain path is taken instead
+class Refused(Exception):
     """The network has no plan; the message says why."""
 
 

@@ -1,0 +1,81 @@
+"""What if a network begins with an affine step? On a straight line of inputs that step is needed twice, not at each.
+
+Between x0 and x the first convolution or linear map is stem(x0) + a (stem(x) - stem(x0)), so path methods compute it
+at the two ends and run only `rest` at the points between. The gradients to the stem's output add up, and one
+`backward` takes their sum to the input.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pellucid.engine.plan_fuse import between
+from pellucid.engine.plan_ops import Affine
+from pellucid.engine.plan_program import Program
+from pellucid.engine.plan_trace import Traced, variants
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stem:
+    """The first affine step and what follows it."""
+
+    affine: Affine
+    program: Program
+    shape: tuple[int, ...]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The affine step's output, bias included, without a gradient graph."""
+        with torch.no_grad():
+            return self.affine(x)
+
+    def rest(self, activation: Tensor) -> Any:
+        """The model's output from the affine step's; differentiable to it."""
+        return self.program(activation)
+
+    def backward(self, gradient: Tensor) -> Tensor:
+        """The gradient to the input from the gradient to the affine step's output."""
+        step = self.affine
+        with torch.no_grad():
+            if step.kind == "linear":
+                return gradient @ step.weight
+            # The backward of a linear map does not read its input, only its shape.
+            like = gradient.new_empty(1).expand(len(gradient), *self.shape)
+            found: Tensor = torch.ops.aten.convolution_backward(
+                gradient,
+                like,
+                step.weight,
+                None,
+                step.stride,
+                step.padding,
+                step.dilation,
+                step.transposed,
+                step.output_padding,
+                step.groups,
+                (True, False, False),
+            )[0]
+            return found
+
+
+def stem_of(traced: Traced) -> Stem | None:
+    """The stem of a simplified graph whose only input feeds an affine step and nothing else."""
+    inputs = [node for node in traced.graph.nodes if node.op == "placeholder"]
+    first = next(iter(inputs[0].users), None) if len(inputs) == 1 and len(inputs[0].users) == 1 else None
+    if first is None or not isinstance(first.target, Affine) or first.args != (inputs[0],):
+        return None
+    step = dataclasses.replace(first.target, relu=False)
+    part = between(traced, start=first)
+    if len([node for node in part.graph.nodes if node.op == "placeholder"]) > 1:
+        return None
+    if first.target.relu:
+        start = next(iter(part.graph.nodes))
+        with part.graph.inserting_after(start):
+            rectified = part.graph.call_function(F.relu, (start,))
+        rectified.meta.update(start.meta)
+        start.replace_all_uses_with(rectified, delete_user_cb=lambda user: user is not rectified)
+    return Stem(step, Program(part), tuple(variants(inputs[0])[0].shape[1:]))
