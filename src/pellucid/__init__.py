@@ -25,16 +25,15 @@ _HOME = {
         "pellucid.contract",
     ),
 }
-_MODULES = ("attribution", "catalogue", "contract", "engine", "examples", "report", "rules", "show", "testing")
-_MODULES += ("worlds", "zoo")
+_MODULES = (
+    *("attribution", "catalogue", "contract", "engine", "examples", "report", "rules", "show", "testing"),
+    *("worlds", "zoo"),
+)
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
-        value = getattr(importlib.import_module(_HOME[name]), name)
-        if name in ("explain", "load"):
-            _connect()
-        return value
+        return getattr(importlib.import_module(_HOME[name]), name)
     if name in _MODULES:
         return importlib.import_module(f"pellucid.{name}")
     raise AttributeError(f"module 'pellucid' has no attribute {name!r}")
@@ -42,13 +41,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *_HOME, *_MODULES])
-
-
-def _connect() -> None:
-    """Results are drawn by `pellucid.show`, which is imported when the first one is drawn."""
-    from pellucid.contract.explanation import connect_viewer
-
-    connect_viewer(lambda: importlib.import_module("pellucid.show"))
 
 
 __all__ = [

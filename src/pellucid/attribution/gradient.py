@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from pellucid.contract import Attribution, Card, Method
 from pellucid.contract.errors import MethodError
 from pellucid.engine import Ask, Subject, gradient, reference
+from pellucid.engine.decomposition import at_place, completeness, wrap
 
 __all__ = ["GradientXInput", "VanillaGradient"]
 
@@ -81,7 +81,7 @@ class VanillaGradient(Method):
     def explain(self, subject: Subject, ask: Ask, state: Any) -> Attribution:
         found = gradient.once(ask, self.card.title)
         values = tuple(self._form(g) for g in found.grads)
-        return Attribution(values=_wrap(ask, values), facts={"score": found.score})
+        return Attribution(values=wrap(ask, values), facts={"score": found.score})
 
     def _form(self, grad: Tensor) -> Tensor:
         value = grad.square() if self.squared else grad.abs() if self.absolute else grad
@@ -156,35 +156,5 @@ class GradientXInput(Method):
         base = at_place(ask, reference.baseline(self.baseline, ask.inputs, ask.data))
         values = tuple((v - b) * g for v, b, g in zip(found.values, base, found.grads, strict=True))
         return Attribution(
-            values=_wrap(ask, values), baseline=_wrap(ask, base), facts=completeness(ask, values, base, found.score)
+            values=wrap(ask, values), baseline=wrap(ask, base), facts=completeness(ask, values, base, found.score)
         )
-
-
-def at_place(ask: Ask, base: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The explained place's values when the input is the baseline: the baseline itself, or what it excites there."""
-    from pellucid.engine import predict
-
-    if ask.layer is None:
-        return base
-    return (predict(ask.subject, ask.inputs.with_floats(base), ask.memory, ask.layer),)
-
-
-def completeness(ask: Ask, values: tuple[Tensor, ...], base: tuple[Tensor, ...], score: Tensor) -> dict[str, Tensor]:
-    """Score, baseline score and the measured gap of a decomposition: |sum of values - (score - baseline score)|."""
-    from pellucid.engine import score as scores
-
-    reference_score = scores.at(ask, base)
-    total = sum(v.flatten(1).double().sum(1) for v in values)
-    gap = (total - (score - reference_score).double()).abs()
-    scale = (score - reference_score).double().abs()
-    return {
-        "score": score,
-        "baseline_score": reference_score,
-        "completeness_gap": gap,
-        "relative_gap": gap / torch.maximum(scale, 1e-6 * (score.abs() + reference_score.abs()).double() + 1e-30),
-    }
-
-
-def _wrap(ask: Ask, values: tuple[Tensor, ...]) -> Any:
-    """Values in the structure of the inputs, or the one tensor of a layer."""
-    return values[0] if ask.layer is not None else ask.inputs.wrap(values)

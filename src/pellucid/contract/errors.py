@@ -69,4 +69,3 @@ class UnsafeFileError(PellucidError, ValueError):
 
 class ExtraMissing(PellucidError, ImportError):
     """An optional package is not installed."""
-

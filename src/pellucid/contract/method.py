@@ -15,8 +15,10 @@ from typing import Any, ClassVar
 from pellucid.contract.card import Card
 from pellucid.contract.errors import MethodError
 
-FOLDERS = ("attribution", "semantics", "rules", "examples", "text", "intrinsic", "training", "theory")
-FOLDERS += ("debugging", "robustness", "fairness", "evaluation")
+FOLDERS = (
+    *("attribution", "semantics", "rules", "examples", "text", "intrinsic"),
+    *("training", "theory", "debugging", "robustness", "fairness", "evaluation"),
+)
 _REGISTERED: dict[str, type[Method]] = {}
 
 

@@ -149,8 +149,13 @@ def _structure(kind: str) -> Any:
 def same(a: Any, b: Any) -> bool:
     """Whether two results hold equal values, facts and settings (times apart)."""
     if isinstance(a, Tensor) or isinstance(b, Tensor):
-        return isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape and a.dtype == b.dtype \
+        return (
+            isinstance(a, Tensor)
+            and isinstance(b, Tensor)
+            and a.shape == b.shape
+            and a.dtype == b.dtype
             and torch.equal(a.nan_to_num(), b.nan_to_num())
+        )
     if dataclasses.is_dataclass(a) and not isinstance(a, type):
         return type(a) is type(b) and all(
             same(getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(a) if f.name != "context"

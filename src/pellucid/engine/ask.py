@@ -88,6 +88,13 @@ class Ask:
         return replace(self, inputs=inputs, wanted=wanted, output=None, _target=None, progress=batch.Progress())
 
     @property
+    def score(self) -> Tensor:
+        """The explained score of each row, (N,)."""
+        aim = self.target
+        assert self.output is not None
+        return aim.score(self.output)
+
+    @property
     def explained_class(self) -> Tensor | None:
         """The class explained for each row, where classes were asked for."""
         return None if self._target is None else self._target.index

@@ -181,6 +181,6 @@ def _measure(device: torch.device) -> Iterator[Callable[[], int]]:
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) and not isinstance(error, MemoryBudgetError) or any(
-        words in str(error) for words in ("can't allocate memory", "out of memory", "DefaultCPUAllocator")
-    )
+    return (
+        isinstance(error, torch.OutOfMemoryError | MemoryError) and not isinstance(error, MemoryBudgetError)
+    ) or any(words in str(error) for words in ("can't allocate memory", "out of memory", "DefaultCPUAllocator"))

@@ -39,7 +39,9 @@ def as_rows(data: Any, *, labels: bool = False) -> Rows:
         rows = _from_items(data)
     else:
         raise InputError(
-            "The 'data' must be a tensor, (X, y), a Dataset or a DataLoader", got=type(data).__name__, hint="data=(X, y)"
+            "The 'data' must be a tensor, (X, y), a Dataset or a DataLoader",
+            got=type(data).__name__,
+            hint="data=(X, y)",
         )
     if labels and rows.labels is None:
         raise NeedError("The 'data' must have labels", got="examples alone", hint="data=(X, y)")

@@ -56,7 +56,12 @@ def gradient(
             inputs = inputs.with_floats([x.clone() for x in values])
         reads = [target_place] if target_place is not None else []
         seen = visit(
-            lambda: subject.scores(inputs), module, reads, cut=at, leaf=leaf, stop=target_place is not None and at is None
+            lambda: subject.scores(inputs),
+            module,
+            reads,
+            cut=at,
+            leaf=leaf,
+            stop=target_place is not None and at is None,
         )
         output = seen.seen[target_place] if target_place is not None else seen.output
         if at is not None:
@@ -106,11 +111,21 @@ Points = Callable[[Tensor, Tensor], Floats]
 Fold = Callable[[Tensor, Tensor, Gradient], None]
 
 
-def sweep(ask: Ask, count: int, points: Points, fold: Fold, *, label: str = "", rows: Sequence[int] | None = None) -> None:
+def sweep(
+    ask: Ask,
+    count: int,
+    points: Points,
+    fold: Fold,
+    *,
+    label: str = "",
+    rows: Sequence[int] | None = None,
+    at_input: bool = False,
+) -> None:
     """`count` gradients per row, at `points(rows, steps)`, as one list of jobs over rows and steps.
 
-    `points` gives values for the explained place, one entry per job; `fold(rows, steps, gradient)` takes the results
-    in order. With `rows`, only these rows are visited.
+    `points` gives values for the explained place (or, where `at_input`, for the inputs, with gradients still at the
+    place), one entry per job; `fold(rows, steps, gradient)` takes the results in order. With `rows`, only these rows are
+    visited.
     """
     target, chosen = ask.target, torch.arange(ask.inputs.rows) if rows is None else torch.as_tensor(rows)
     unit_place = ask.unit_place
@@ -122,7 +137,7 @@ def sweep(ask: Ask, count: int, points: Points, fold: Fold, *, label: str = "", 
     def work(start: int, stop: int) -> Gradient:
         row, step = which(start, stop)
         inputs, leaf, place_values = ask.inputs.take(row), None, points(row, step)
-        if ask.layer is None:
+        if ask.layer is None or at_input:
             inputs = inputs.with_floats(place_values)
         else:
             leaf = place_values[0]

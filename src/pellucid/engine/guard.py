@@ -65,9 +65,7 @@ class _State:
         self.dicts = {k: v.copy() for k, v in self.attributes.items() if isinstance(v, dict)}
         self.buffers = [(b, b._version, b.detach().clone()) for b in module._buffers.values() if b is not None]
         self.parameters = [(p, p.requires_grad, p.grad) for p in module._parameters.values() if p is not None]
-        self.gradients = [
-            (p.grad, p.grad._version, p.grad.detach().clone()) for p, _, g in self.parameters if g is not None
-        ]
+        self.gradients = [(g, g._version, g.detach().clone()) for _, _, g in self.parameters if g is not None]
 
     def restore(self) -> None:
         now = self.module.__dict__

@@ -101,7 +101,8 @@ def as_inputs(value: Any, name: str = "inputs") -> Inputs:
     """Check what the caller gave and detach it; nothing the caller holds is written to."""
     if isinstance(value, Inputs):
         return value
-    single, names = isinstance(value, Tensor), ()
+    single = isinstance(value, Tensor)
+    names: tuple[str, ...] = ()
     if single:
         parts: tuple[Any, ...] = (value,)
     elif isinstance(value, Mapping):

@@ -26,7 +26,9 @@ def baseline(spec: float | str, inputs: Inputs, data: Any = None) -> tuple[Tenso
         given = as_rows(data).inputs.floats
         return tuple(_given(b, x) for b, x in zip(_same_count(given, inputs), inputs.floats, strict=True))
     if isinstance(spec, bool) or not isinstance(spec, int | float | str):
-        raise InputError(f"The 'baseline' must be a number or one of {NAMES}", got=repr(spec), hint="data= for a tensor")
+        raise InputError(
+            f"The 'baseline' must be a number or one of {NAMES}", got=repr(spec), hint="data= for a tensor"
+        )
     if isinstance(spec, int | float):
         return tuple(torch.full_like(x, spec) for x in inputs.floats)
     return tuple(_named(spec, x) for x in inputs.floats)

@@ -22,8 +22,12 @@ def sweep(
     *,
     label: str = "",
     rows: Sequence[int] | None = None,
+    at_input: bool = False,
 ) -> None:
-    """`count` scores per row at `points(rows, steps)`, as one list of jobs; `fold(rows, steps, scores)` takes them."""
+    """`count` scores per row at `points(rows, steps)`, as one list of jobs; `fold(rows, steps, scores)` takes them.
+
+    Points are values of the explained place, or of the inputs where `at_input`. With `rows`, only these are visited.
+    """
     target, chosen = ask.target, torch.arange(ask.inputs.rows) if rows is None else torch.as_tensor(rows)
 
     def which(start: int, stop: int) -> tuple[Tensor, Tensor]:
@@ -33,7 +37,7 @@ def sweep(
     def work(start: int, stop: int) -> Tensor:
         row, step = which(start, stop)
         with torch.no_grad():
-            return target.score(_output(ask, row, points(row, step)), row)
+            return target.score(_output(ask, row, points(row, step), at_input), row)
 
     batch.run(
         count * len(chosen),
@@ -54,10 +58,21 @@ def at(ask: Ask, points: tuple[Tensor, ...]) -> Tensor:
     return torch.cat(found)
 
 
-def _output(ask: Ask, rows: Tensor, values: tuple[Tensor, ...]) -> Tensor:
+def at_input(ask: Ask, points: tuple[Tensor, ...]) -> Tensor:
+    """The score of each row with the inputs at these values, whatever place is explained, (N,)."""
+    found: list[Tensor] = []
+
+    def values(rows: Tensor, steps: Tensor) -> tuple[Tensor, ...]:
+        return tuple(p[rows] for p in points)
+
+    sweep(ask, 1, values, lambda rows, steps, score: found.append(score), at_input=True)
+    return torch.cat(found)
+
+
+def _output(ask: Ask, rows: Tensor, values: tuple[Tensor, ...], at_input: bool) -> Tensor:
     subject, inputs, module = ask.subject, ask.inputs.take(rows), ask.subject.module
     read = [ask.unit_place] if ask.unit_place is not None else []
-    if ask.layer is None:
+    if ask.layer is None or at_input:
         inputs = inputs.with_floats(values)
         if not read or module is None:
             return subject.scores(inputs)

@@ -129,13 +129,17 @@ def as_subject(model: Any) -> Subject:
         return subject
     for name, part in module.named_modules():
         kind, where = type(part), f" ({name})" if name else ""
-        if isinstance(part, torch.jit.ScriptModule) or hasattr(part, "_orig_mod") or part._compiled_call_impl is not None:
+        if (
+            isinstance(part, torch.jit.ScriptModule)
+            or hasattr(part, "_orig_mod")
+            or part._compiled_call_impl is not None
+        ):
             raise WrapperError(
                 "The 'model' must be an eager module: inside a compiled, traced or scripted one operations are hidden",
                 got=kind.__name__ + where,
                 hint="the module it was made from; or, for methods that need predictions alone, lambda x: model(x)",
             )
-        if ".quantized" in kind.__module__ or isinstance(part, torch.fx.GraphModule) and "quantized" in repr(part):
+        if ".quantized" in kind.__module__ or (isinstance(part, torch.fx.GraphModule) and "quantized" in repr(part)):
             raise WrapperError("The 'model' must not be quantised", got=kind.__name__ + where, hint="the float model")
         if "FullyShardedDataParallel" in kind.__name__:
             raise WrapperError("The 'model' must not be sharded", got=kind.__name__ + where, hint="the module inside")
@@ -153,7 +157,9 @@ def _pick(raw: Any, output: Any) -> Any:
     if callable(output):
         return output(raw)
     if output is None:
-        if isinstance(raw, Tensor | np.ndarray) or isinstance(raw, Sequence) and raw and isinstance(raw[0], float | list):
+        if isinstance(raw, Tensor | np.ndarray) or (
+            isinstance(raw, Sequence) and raw and isinstance(raw[0], float | list)
+        ):
             return raw
         raise OutputSelectionError(
             "The model returns several things: 'output' must say which one to explain",

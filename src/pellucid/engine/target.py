@@ -15,7 +15,7 @@ Score = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class unit:  # noqa: N801 - reads as a word in px.explain(..., target=px.unit("conv2", 5))
+class unit:
     """A hidden unit, channel or direction as the target: `unit("conv2", 5)`, `unit("conv2", (5, 2, 3))`.
 
     Args:
@@ -36,9 +36,12 @@ class unit:  # noqa: N801 - reads as a word in px.explain(..., target=px.unit("c
                 f"The 'target' unit must lie inside {self.place!r}, of shape {tuple(values.shape[1:])} a row",
                 got=str(self.index),
             )
-        left = values[(slice(None), *index)].flatten(1) if len(index) < values.dim() - 1 else None
-        if left is None:
-            return values[(slice(None), *index)]
+        left = values
+        for i in index:
+            left = left.select(1, i)
+        if left.dim() == 1:
+            return left
+        left = left.flatten(1)
         if self.reduce not in ("mean", "sum", "max", "norm"):
             raise TargetError("The 'reduce' of a unit must be 'mean', 'sum', 'max' or 'norm'", got=repr(self.reduce))
         return {
@@ -50,7 +53,7 @@ class unit:  # noqa: N801 - reads as a word in px.explain(..., target=px.unit("c
 
 
 @dataclass(frozen=True)
-class margin:  # noqa: N801
+class margin:
     """The score of one class minus that of another: `margin(3, 8)` asks why 3 rather than 8."""
 
     towards: int
@@ -89,11 +92,11 @@ def as_target(value: Any, rows: int, classes: int | None = None) -> Any:
     if value is None or isinstance(value, unit) or (callable(value) and not isinstance(value, Tensor)):
         return value
     index = value
-    if isinstance(value, bool | float | str) or isinstance(value, Tensor) and value.is_floating_point():
+    if isinstance(value, bool | float | str) or (isinstance(value, Tensor) and value.is_floating_point()):
         raise _wrong(value, rows)
     if isinstance(value, int):
         index = torch.full((rows,), value, dtype=torch.long)
-    elif isinstance(value, Sequence) or hasattr(value, "__array__") and not isinstance(value, Tensor):
+    elif isinstance(value, Sequence) or (hasattr(value, "__array__") and not isinstance(value, Tensor)):
         try:
             index = torch.as_tensor(value)
         except (TypeError, ValueError, RuntimeError):

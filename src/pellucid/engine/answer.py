@@ -100,7 +100,9 @@ def _ask(
         )
     if data is None and ("data" in card.needs or "labels" in card.needs):
         raise NeedError(
-            f"{card.title} needs examples to learn from", got="data=None", hint="data=X_train, or data=(X_train, y_train)"
+            f"{card.title} needs examples to learn from",
+            got="data=None",
+            hint="data=X_train, or data=(X_train, y_train)",
         )
     if "image" in card.needs and layer is None and any(x.dim() != 4 for x in rows.floats):
         raise InputError(
@@ -161,8 +163,12 @@ def _stamp(result: Any, subject: Subject, ask: Ask, method: Method, layer: str |
             raise TypeError(f"{card.name} returned values that are still in a graph")
         if result.target is None and ask.explained_class is not None:
             changes["target"] = ask.explained_class.clone()
-    context = result.context if result.context.inputs is not None else Context(
-        inputs=ask.inputs.wrap_all(), output=ask.output, classes=subject.classes, features=subject.features
+    context = (
+        result.context
+        if result.context.inputs is not None
+        else Context(
+            inputs=ask.inputs.wrap_all(), output=ask.output, classes=subject.classes, features=subject.features
+        )
     )
     return result.replace(
         facts={k: v.detach().cpu() for k, v in result.facts.items()},
