@@ -207,7 +207,11 @@ def storage(x: Tensor) -> int:
 def _identity(x: Tensor) -> tuple[int, int, int, int]:
     """The same values: same memory, same extent, not overwritten in between."""
     version = 0 if x.is_inference() else x._version
-    return storage(x), x.storage_offset(), x.numel(), version
+    return storage(x), int(x.storage_offset()), x.numel(), version
+
+
+def _any(x: Any) -> bool:
+    return bool(x.any()) if isinstance(x, Tensor) else bool(x)
 
 
 class Recorder(TorchDispatchMode):
@@ -276,10 +280,8 @@ class Recorder(TorchDispatchMode):
         """Remember which tensor a mask was made from. The tensors are kept, so no address is used twice."""
         if not outs or not tensors:
             return
-        x, name = tensors[0][1], operation_name(func)
-        if name in COMPARISONS and len(tensors) == 1 and leaves[1] == 0:
-            self.masks[storage(outs[0])] = (outs[0], x, _identity(x))
-        elif name in COMPARISONS and len(tensors) == 2 and not tensors[1][1].any():
+        x = tensors[0][1]
+        if operation_name(func) in COMPARISONS and not _any(leaves[1]):
             self.masks[storage(outs[0])] = (outs[0], x, _identity(x))
         elif len(tensors) == 1 and storage(x) in self.masks:  # cast, negated, reshaped
             self.masks[storage(outs[0])] = (outs[0], *self.masks[storage(x)][1:])

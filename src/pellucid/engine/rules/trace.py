@@ -80,6 +80,11 @@ class Trace:
         """Value and edge of each requested place, by name."""
         return self.watcher.found
 
+    def restore(self) -> None:
+        """Undo what a table wrote on the record."""
+        for op in self.ops:
+            op.restore()
+
     def _enter(self, inputs: Inputs) -> tuple[list[Any], dict[str, Any]]:
         """Copies of the inputs: floating tensors carry a gradient, others are copied alone."""
         if isinstance(inputs, Tensor):
@@ -100,7 +105,9 @@ class Trace:
             return [], dict(zip(inputs, given, strict=True))
         return given, {}
 
-    def _run(self, call: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], recorder: Recorder, stop: bool) -> None:
+    def _run(
+        self, call: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], recorder: Recorder, stop: bool
+    ) -> None:
         watcher = self.watcher
 
         def halt() -> None:

@@ -22,26 +22,31 @@ from pellucid.engine.rules.trace import Trace
 
 WEIGHTED = frozenset({"convolution", "addmm", "mm", "bmm", "baddbmm"})
 VIEWS = frozenset(
-    "AsStridedBackward0 ViewBackward0 SliceBackward0 SelectBackward0 TransposeBackward0 TransposeBackward1 "
-    "PermuteBackward0 UnsqueezeBackward0 SqueezeBackward0 SqueezeBackward1 SqueezeBackward2 AliasBackward0 TBackward0 "
-    "ExpandBackward0 UnbindBackward0 SplitBackward0 SplitWithSizesBackward0 DiagonalBackward0 UnfoldBackward0 "
-    "ReshapeAliasBackward0 UnsafeViewBackward0 CloneBackward0 BackwardHookFunctionBackward".split()
-)
+    f"{name}Backward{k}"
+    for name in (
+        *("AsStrided", "View", "UnsafeView", "ReshapeAlias", "Slice", "Select", "Diagonal", "Unfold", "Expand"),
+        *("Transpose", "Permute", "T", "Unsqueeze", "Squeeze", "Unbind", "Split", "SplitWithSizes", "Alias", "Clone"),
+    )
+    for k in range(3)
+) | {"BackwardHookFunctionBackward"}  # torch's own identity around modules with full backward hooks
 REENTRANT = "CheckpointFunctionBackward"
 
 
 class Parts:
-    """A cotangent in parts that some rules tell apart (positive and negative contributions, for one)."""
+    """A cotangent in parts: one multiplier for each kind of contribution (positive and negative, for one).
+
+    Linear operations map every part alike; a plain cotangent that meets one counts for all parts; a rule that does
+    not take parts refuses them, as they cannot be merged without knowing the contributions.
+    """
 
     def __init__(self, *parts: Tensor) -> None:
         self.parts = parts
 
-    def __add__(self, other: Parts) -> Parts:
-        return Parts(*(a + b for a, b in zip(self.parts, other.parts, strict=True)))
+    def __add__(self, other: Parts | Tensor) -> Parts:
+        more = other.parts if isinstance(other, Parts) else [other] * len(self.parts)
+        return Parts(*(a + b for a, b in zip(self.parts, more, strict=True)))
 
-    def whole(self) -> Tensor:
-        """The cotangent as one."""
-        return sum(self.parts[1:], self.parts[0])
+    __radd__ = __add__
 
 
 Cotangent = Any  # Tensor or Parts
@@ -52,8 +57,8 @@ Apply = Callable[[Op, list[Any]], dict[int, Any]]
 class Rule:
     """What an operation sends back: `apply(op, grads) -> {leaf: cotangent}` for the leaves in `op.edges`.
 
-    A `linear` rule maps each part of a cotangent alike; one that takes `parts` is given them; any other is given
-    their sum. `absorbs` says what relevance stays behind here for, in the ledger.
+    A `linear` rule maps each part of a cotangent alike; one that takes `parts` is given them; any other refuses
+    them. `absorbs` says what relevance stays behind here for, in the ledger.
     """
 
     name: str
@@ -148,8 +153,9 @@ class Plan:
         for op in trace.ops:
             op.edges, op.producers = {}, {}
         for node in self.order:  # children come before parents here
-            if (op := self.labels.get(node)) is not None:
-                self._connect(op)
+            label = self.labels.get(node)
+            if label is not None:
+                self._connect(label)
         self.order.reverse()
 
     def wants(self, edge: Edge) -> bool:
@@ -207,8 +213,7 @@ def walk(trace: Trace, seeds: Sequence[tuple[Edge, Any]], targets: Sequence[Edge
         with torch.inference_mode(False), torch.no_grad(), Rewrite() if trace.rewrites else nullcontext():
             return Walk(plan, table).run(seeds, targets)
     finally:
-        for op in trace.ops:
-            op.restore()
+        trace.restore()
 
 
 class Walk:
@@ -237,9 +242,9 @@ class Walk:
                 self._visit(node, [got.get(i) for i in range(len(node._input_metadata))])
                 if self.table.conserves:
                     self._account(node, list(got.values()))
-        self.values = [_whole(arrived.get(edge)) for edge in targets]
+        self.values = [arrived.get(edge) for edge in targets]
         if self.table.conserves:
-            self.ledger = self._close([_whole(value) for _, value in seeds])
+            self.ledger = self._close([value for _, value in seeds])
         return self
 
     def _send(self, edge: Edge, value: Any) -> None:
@@ -249,21 +254,23 @@ class Walk:
         slot = self.waiting.setdefault(node, {})
         slot[output] = slot[output] + value if output in slot else value
         if self.table.conserves:
-            self._sent.append(_whole(value).sum())
+            self._sent.append(_total(value))
 
     def _visit(self, node: Node, grads: list[Any]) -> None:
         op = self.plan.labels[node]
         rule = own if op is None else self.table.pick(op) or own
         parts = next((g for g in grads if isinstance(g, Parts)), None)
-        if parts is None or not (rule.linear or rule.parts):
-            return self._once(node, op, rule, [_whole(g) for g in grads])
-        if rule.parts:
+        if parts is None or rule.parts:
             return self._once(node, op, rule, grads)
+        if not rule.linear:
+            raise UnsupportedOperation(
+                f"The rule '{rule.name}' cannot take a cotangent in parts", got=repr(op), hint="another table"
+            )
         gather: list[dict[Edge, Tensor]] = []
         for k in range(len(parts.parts)):
             catch: dict[Edge, Tensor] = {}
             alone = [g.parts[k] if isinstance(g, Parts) else g for g in grads]
-            self._once(node, op, rule, alone, lambda e, v, into=catch: _add(into, e, v))  # type: ignore[misc]
+            self._once(node, op, rule, alone, lambda e, v, into=catch: _add(into, e, v))
             gather.append(catch)
         for edge in gather[0]:
             self._send(edge, Parts(*(catch[edge] for catch in gather)))
@@ -287,7 +294,7 @@ class Walk:
 
     def _account(self, node: Node, came: list[Any]) -> None:
         op = self.plan.labels[node]
-        amount = sum(_whole(g).sum() for g in came) - sum(self._sent)
+        amount = sum(map(_total, came)) - sum(self._sent)
         rule = None if op is None else self.table.pick(op)
         kind = rule.absorbs if rule is not None else ""
         name, module, line = (node.name(), "", "") if op is None else (f"aten.{op.name}", op.module, op.line)
@@ -299,8 +306,8 @@ class Walk:
         return Ledger(sum(float(s.sum()) for s in seeded), arrived, tuple(e for e in entries if e.amount != 0.0))
 
 
-def _whole(value: Any) -> Any:
-    return value.whole() if isinstance(value, Parts) else value
+def _total(value: Any) -> Tensor:
+    return sum(map(_total, value.parts), torch.zeros(())) if isinstance(value, Parts) else value.sum()
 
 
 def _add(into: dict[Edge, Tensor], edge: Edge, value: Any) -> None:
