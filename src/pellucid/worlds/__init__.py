@@ -1,0 +1,6 @@
+"""Data with known answers: real data that needs no download, and planted worlds generated from a seed."""
+
+from pellucid.worlds.bundled import breast_cancer, diabetes, digits, iris, wine
+from pellucid.worlds.world import World
+
+__all__ = ["World", "breast_cancer", "diabetes", "digits", "iris", "wine"]
