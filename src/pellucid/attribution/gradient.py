@@ -9,8 +9,8 @@ from torch import Tensor
 
 from pellucid.contract import Attribution, Card, Method
 from pellucid.contract.errors import MethodError
-from pellucid.engine import Ask, Subject, gradient, reference
-from pellucid.engine.decomposition import at_place, completeness, wrap
+from pellucid.engine import Ask, Subject, gradient
+from pellucid.engine.decomposition import completeness, start, wrap
 
 __all__ = ["GradientXInput", "VanillaGradient"]
 
@@ -153,7 +153,7 @@ class GradientXInput(Method):
 
     def explain(self, subject: Subject, ask: Ask, state: Any) -> Attribution:
         found = gradient.once(ask, self.card.title)
-        base = at_place(ask, reference.baseline(self.baseline, ask.inputs, ask.data))
+        base = start(ask, self.baseline)
         values = tuple((v - b) * g for v, b, g in zip(found.values, base, found.grads, strict=True))
         return Attribution(
             values=wrap(ask, values), baseline=wrap(ask, base), facts=completeness(ask, values, base, found.score)

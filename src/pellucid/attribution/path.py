@@ -14,7 +14,7 @@ from pellucid.contract import Attribution, Card, Method
 from pellucid.contract.errors import MethodError
 from pellucid.engine import Ask, Subject, gradient, reference, score, seed
 from pellucid.engine.data import as_rows
-from pellucid.engine.decomposition import at_place, gaps, wrap
+from pellucid.engine.decomposition import at_place, gaps, start, wrap
 from pellucid.engine.gradient import Floats, Gradient
 
 __all__ = ["Conductance", "ExpectedGradients", "IntegratedGradients"]
@@ -121,7 +121,7 @@ class IntegratedGradients(Method):
 
     def explain(self, subject: Subject, ask: Ask, state: Any) -> Attribution:
         _check(self.rule, self.steps, self.tolerance, self.max_steps)
-        base = at_place(ask, reference.baseline(self.baseline, ask.inputs, ask.data))
+        base = start(ask, self.baseline)
         end = at_place(ask, ask.inputs.floats)
         ends = score.at(ask, end), score.at(ask, base)
         total = tuple(torch.zeros_like(x) for x in end)

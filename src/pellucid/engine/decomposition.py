@@ -7,8 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pellucid.engine import score
+from pellucid.contract.errors import InputError
+from pellucid.engine import reference, score
 from pellucid.engine.ask import Ask, predict
+from pellucid.engine.data import as_rows
+from pellucid.engine.inputs import Inputs
 
 Floats = tuple[Tensor, ...]
 
@@ -17,11 +20,37 @@ def at_place(ask: Ask, inputs: Floats) -> Floats:
     """The explained place's values for these inputs: the inputs themselves, or what they excite at the layer."""
     if ask.layer is None:
         return inputs
-    if inputs[0].shape[0] == ask.inputs.rows:
+    if not inputs:
+        rows = ask.inputs
+    elif inputs[0].shape[0] == ask.inputs.rows:
         rows = ask.inputs.with_floats(inputs)
     else:
         rows = ask.inputs.take(torch.zeros(inputs[0].shape[0], dtype=torch.long)).with_floats(inputs)
     return (predict(ask.subject, rows, ask.memory, ask.layer),)
+
+
+def start(ask: Ask, spec: float | str) -> Floats:
+    """The baseline's values at the explained place.
+
+    At a layer they are what the input's baseline excites there. Integer inputs (token ids) have no such baseline of
+    their own: then `spec` is taken of the layer's values, or `data=` holds other ids.
+    """
+    if ask.layer is None or ask.inputs.explained:
+        return at_place(ask, reference.baseline(spec, ask.inputs, ask.data))
+    if ask.data is not None:
+        ids = as_rows(ask.data).inputs
+        if [x.shape[1:] for x in ids.tensors] != [x.shape[1:] for x in ask.inputs.tensors] or ids.rows not in (
+            1,
+            ask.inputs.rows,
+        ):
+            raise InputError(
+                "The baseline given as 'data' must be shaped like the inputs, one row for all or one per row",
+                got=", ".join(str(tuple(x.shape)) for x in ids.tensors),
+            )
+        rows = torch.zeros(ask.inputs.rows, dtype=torch.long) if ids.rows == 1 else torch.arange(ids.rows)
+        return (predict(ask.subject, ids.take(rows), ask.memory, ask.layer),)
+    values = predict(ask.subject, ask.inputs, ask.memory, ask.layer)
+    return reference.baseline(spec, Inputs((values,), single=True))
 
 
 def gaps(values: Floats, found: Tensor, reference: Tensor) -> dict[str, Tensor]:
