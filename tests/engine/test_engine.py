@@ -237,8 +237,8 @@ def test_hidden_operations_are_refused():
     model = net()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        scripted = torch.jit.script(model)
-    for wrapped in (scripted, torch.compile(model)):
+        hidden = [torch.jit.script(model), torch.compile(model)]
+    for wrapped in hidden:
         with pytest.raises(errors.WrapperError, match="eager"):
             px.explain(wrapped, X, "vanilla-gradient")
 
