@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,34 @@ def as_rows(data: Any, *, labels: bool = False) -> Rows:
             f"The 'data' must have one label per row, {rows.inputs.rows}", got=f"shape {tuple(rows.labels.shape)}"
         )
     return rows
+
+
+def rows_like(data: Any, inputs: Inputs, *, labels: bool = False, shapes: bool = True) -> Rows:
+    """Examples that the model can be called with as it is with `inputs`: same structure, device and floating type.
+
+    With `shapes=False` the axes after the first may have other lengths, as token sequences have.
+    """
+    rows = as_rows(data, labels=labels)
+    given, names = rows.inputs.tensors, rows.inputs.names
+    if names and sorted(names) == sorted(inputs.names):
+        given, names = tuple(given[names.index(name)] for name in inputs.names), inputs.names
+    same = len(given) == len(inputs.tensors) and names == inputs.names
+    if not same or not all(_alike(g, x, shapes) for g, x in zip(given, inputs.tensors, strict=True)):
+        raise InputError(f"The 'data' must be rows like the 'inputs', {_shapes(inputs)}", got=_shapes(rows.inputs))
+    kinds = [x.dtype if x.is_floating_point() else g.dtype for g, x in zip(given, inputs.tensors, strict=True)]
+    moved = tuple(g.to(inputs.device, kind) for g, kind in zip(given, kinds, strict=True))
+    return Rows(replace(inputs, tensors=moved), rows.labels)
+
+
+def _alike(given: Tensor, like: Tensor, shapes: bool) -> bool:
+    fits = given.shape[1:] == like.shape[1:] if shapes else given.dim() == like.dim()
+    return fits and (like.is_floating_point() or not given.is_floating_point())
+
+
+def _shapes(inputs: Inputs) -> str:
+    names = inputs.names or ("",) * len(inputs.tensors)
+    parts = (f"{n} (rows, {', '.join(map(str, x.shape[1:]))})" for n, x in zip(names, inputs.tensors, strict=True))
+    return " and ".join(part.strip().replace(", )", ")") for part in parts)
 
 
 def _tensor(value: Any) -> Any:
