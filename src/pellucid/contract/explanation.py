@@ -152,7 +152,10 @@ class Rules(Explanation):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Examples(Explanation):
-    """Which cases explain it? `items` (N, k) are indices into the data, or synthesised rows."""
+    """Which cases explain it? `items` (N, k) are indices into the data, or synthesised rows.
+
+    `rows` holds the data behind indices, for viewers; like inputs, it is saved only on request.
+    """
 
     form: ClassVar[str] = "examples"
     items: Tensor

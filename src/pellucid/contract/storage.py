@@ -31,6 +31,8 @@ def save(result: e.Explanation, path: str | Path, *, inputs: bool, overwrite: bo
     fields = {f.name: getattr(result, f.name) for f in dataclasses.fields(result)}
     if not inputs:
         fields["context"] = dataclasses.replace(fields["context"], inputs=None)
+        if isinstance(result, e.Examples) and not result.items.is_floating_point():
+            fields["rows"] = None  # copies of the caller's data, which the indices in `items` point to
     body = {k: _encode(v, k, tensors) for k, v in fields.items()}
     header = json.dumps({"version": VERSION, "form": result.form, "fields": body}, allow_nan=False)
     return write(path, to_bytes(tensors, {KEY: header}), overwrite=overwrite)
