@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pellucid.contract.errors import InputError, ModelModeError, NeedError, OutputSelectionError, WrapperError
+from pellucid.engine import fingerprint
 from pellucid.engine.inputs import Inputs
 
 _HASHES: weakref.WeakKeyDictionary[nn.Module, tuple[Any, str]] = weakref.WeakKeyDictionary()
@@ -105,10 +106,10 @@ class Subject:
         module = self.module
         if module is None:
             return ""
-        tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-        stamp = tuple((name, x.data_ptr(), x._version, x.shape) for name, x in tensors.items())
+        stamp = fingerprint.of_module(module)
         known = _HASHES.get(module)
         if known is None or known[0] != stamp:
+            tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
             digest = hashlib.blake2b(type(module).__qualname__.encode(), digest_size=16)
             for name, x in sorted(tensors.items()):
                 digest.update(f"{name}{tuple(x.shape)}{x.dtype}".encode())
