@@ -1,4 +1,4 @@
-"""Which way would the score move? Gradients of the score at the input, and rules that bend them at rectifiers."""
+"""Which way would the score move? Gradients of the score at the input or at a layer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class VanillaGradient(Method):
 
     The value of input i is the derivative of the score, ``values[i] = dS/dx_i``, in score units per input unit; positive
     means that raising the input raises the score. ``absolute`` gives its size, and ``channels`` reduces the channel axis
-    of images to one: "max" with ``absolute`` is the saliency map of Simonyan et al.
+    of images to one: "max" with ``absolute`` is the saliency map of Simonyan et al. A hidden unit is explained by
+    ``target=px.unit(place, index)``, hidden values by ``layer=``; so with every method.
 
     Args:
         absolute: give |dS/dx|.
@@ -53,6 +54,7 @@ class VanillaGradient(Method):
         form="attribution",
         scope="local",
         citation="simonyan2013deep",
+        covers=("neuron-attribution",),
         needs=("gradient",),
         taxonomy={
             "000": "behavioural/functional/gradients",
