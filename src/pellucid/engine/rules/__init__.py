@@ -19,7 +19,7 @@ from pellucid.engine.rules.check import Row, check, target_edges
 from pellucid.engine.rules.record import Op
 from pellucid.engine.rules.selftest import Outcome, available
 from pellucid.engine.rules.tables import by_place, deconvnet, epsilon_lrp, gradient, guided
-from pellucid.engine.rules.trace import Inputs, Trace
+from pellucid.engine.rules.trace import Inputs, Trace, pair
 from pellucid.engine.rules.walk import Absorbed, Ledger, Parts, Rule, Table, own, walk
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "guided",
     "operations",
     "own",
+    "pair",
     "tables",
     "walk",
 ]

@@ -42,7 +42,7 @@ class Rewrite(TorchFunctionMode):
             return torch.ops.aten._scaled_dot_product_attention_math(*args, **kwargs)[0]
         if func in RECURRENT:
             self.used = True
-            packed = isinstance(args[1], Tensor) and not isinstance(args[2], Tensor)
+            packed = isinstance(args[1 if func is torch.lstm else 2], Tensor)  # where batch sizes push a list away
             return RECURRENT[func][packed](*args, **kwargs)
         if func in EMBEDDINGS:
             args, kwargs = _anchored(args, kwargs, EMBEDDINGS[func])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pellucid.contract.errors import InputError, ModelModeError, TargetError, WrapperError
+from pellucid.contract.errors import InputError, ModelModeError, TargetError, UnsupportedOperation, WrapperError
 from pellucid.engine.rules.places import Address, Place, Watcher
 from pellucid.engine.rules.record import Edge, Op, Record, Recorder
 from pellucid.engine.rules.rewrite import Rewrite
@@ -122,6 +123,19 @@ class Trace:
             pass
         finally:
             recorder.halt = None
+
+
+def pair(trace: Trace, other: Trace) -> None:
+    """Line up the operations of two runs of one model, so that rules can compare them (`op.twin`).
+
+    Runs that take different branches are refused.
+    """
+    for x, y in zip_longest(trace.ops, other.ops):
+        if x is None or y is None or (x.name, x.line) != (y.name, y.line):
+            raise UnsupportedOperation(
+                "The two runs of the model part ways", got=f"{x} against {y}", hint="a method without a reference"
+            )
+        x.twin = y
 
 
 def refuse_wrappers(model: nn.Module) -> None:

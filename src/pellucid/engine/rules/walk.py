@@ -132,7 +132,7 @@ class Ledger:
         return self.seeded - self.arrived - sum(entry.amount for entry in self.absorbed)
 
     def by_kind(self) -> dict[str, float]:
-        """Absorbed relevance summed by what took it: bias, gate, constant, ..."""
+        """Absorbed relevance summed by what took it: "bias", "gate" or "elsewhere" (operands not asked about)."""
         totals: dict[str, float] = {}
         for entry in self.absorbed:
             totals[entry.kind] = totals.get(entry.kind, 0.0) + entry.amount
@@ -298,7 +298,7 @@ class Walk:
         rule = None if op is None else self.table.pick(op)
         kind = rule.absorbs if rule is not None else ""
         name, module, line = (node.name(), "", "") if op is None else (f"aten.{op.name}", op.module, op.line)
-        self._absorbed.append((name, module, line, torch.as_tensor(amount), kind or "cut"))
+        self._absorbed.append((name, module, line, torch.as_tensor(amount), kind or "elsewhere"))
 
     def _close(self, seeded: list[Tensor]) -> Ledger:
         arrived = sum(float(v.sum()) for v in self.values if v is not None)
@@ -316,12 +316,19 @@ def _add(into: dict[Edge, Tensor], edge: Edge, value: Any) -> None:
 
 
 def _through(node: Node, grads: list[Any], plan: Plan, send: Callable[[Edge, Any], None]) -> None:
-    """Autograd's own backward of one node."""
+    """Autograd's own backward of one node.
+
+    A node leaves it to torch's engine to sum over what was broadcast and to cast; so it is done here.
+    """
     if isinstance(node, torch.autograd.function.BackwardCFunction):
         return _through_function(node, grads, plan, send)
     back = node(*grads)
     for edge, g in zip(node.next_functions, back if isinstance(back, tuple) else (back,), strict=True):
-        send(edge, g)
+        if g is not None and plan.wants(edge):
+            expected = edge[0]._input_metadata[edge[1]]
+            if g.shape != expected.shape:
+                g = g.sum_to_size(expected.shape)
+            send(edge, g if g.dtype == expected.dtype else g.to(expected.dtype))
     return None
 
 
