@@ -170,7 +170,7 @@ def _find(model: nn.Module, inputs: tuple[Tensor, ...], kind: Kind, cut: str | N
 
 def _new_shelf(model: nn.Module) -> _Shelf:
     key = id(model)
-    shelf = _Shelf(weakref.ref(model, lambda _: _shelves.pop(key, None)), Watch(model))  # type: ignore[arg-type,return-value]
+    shelf = _Shelf(weakref.ref(model, lambda _: _shelves.pop(key, None)), Watch(model))
     _shelves[key] = shelf
     return shelf
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from pellucid.engine.plan_ops import Affine, affine_of
+from pellucid.engine.plan_outline import outline
 from pellucid.engine.plan_trace import Refused, Traced, variants
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -30,22 +31,27 @@ _RELUS = (torch.relu, F.relu)
 
 # Steps whose result never shares memory with what they read.
 _FRESH_FUNCTIONS = frozenset(
-    [*_ADDITIONS, *_RELUS, operator.sub, operator.mul, operator.truediv, operator.matmul, operator.neg, operator.pow]
-    + [torch.sub, torch.mul, torch.div, torch.matmul, torch.bmm, torch.cat, torch.stack, torch.sigmoid, torch.tanh]
-    + [F.linear, F.conv1d, F.conv2d, F.conv3d, F.batch_norm, F.layer_norm, F.group_norm, F.softmax, F.gelu, F.silu]
-    + [F.elu, F.leaky_relu, F.hardswish, F.hardsigmoid, F.interpolate, F.max_pool2d, F.avg_pool2d, F.embedding]
-    + [F.adaptive_avg_pool2d, F.scaled_dot_product_attention, torch.mean, torch.sum, torch.exp, torch.sqrt]
+    {
+        *_ADDITIONS,
+        *_RELUS,
+        *(operator.sub, operator.mul, operator.truediv, operator.matmul, operator.neg, operator.pow),
+        *(torch.sub, torch.mul, torch.div, torch.matmul, torch.bmm, torch.cat, torch.stack, torch.mean, torch.sum),
+        *(torch.sigmoid, torch.tanh, torch.exp, torch.sqrt, F.softmax, F.gelu, F.silu, F.elu, F.leaky_relu),
+        *(F.linear, F.conv1d, F.conv2d, F.conv3d, F.batch_norm, F.layer_norm, F.group_norm, F.embedding),
+        *(F.hardswish, F.hardsigmoid, F.interpolate, F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d),
+        F.scaled_dot_product_attention,
+    }
 )
 _FRESH_METHODS = frozenset(
-    ["add", "sub", "mul", "div", "matmul", "bmm", "relu", "sigmoid", "tanh", "mean", "sum", "softmax", "exp", "sqrt", "abs", "neg", "pow", "clone", "clamp", "size"]
+    {
+        *("add", "sub", "mul", "div", "matmul", "bmm", "neg", "pow", "exp", "sqrt", "abs", "clamp", "clone", "size"),
+        *("relu", "sigmoid", "tanh", "softmax", "mean", "sum"),
+    }
 )
-_FRESH_MODULES = (*_CONVOLUTIONS, *_NORMS, nn.Linear, nn.LayerNorm, nn.GroupNorm, nn.Embedding, nn.Upsample) + tuple(
-    getattr(nn, name)
-    for name in dir(nn)
-    if name.endswith("Pool1d")
-    or name.endswith("Pool2d")
-    or name.endswith("LU")
-    or name in ("Sigmoid", "Tanh", "Softmax")
+_FRESH_MODULES = (
+    *(*_CONVOLUTIONS, *_NORMS, nn.Linear, nn.LayerNorm, nn.GroupNorm, nn.Embedding, nn.Sigmoid, nn.Tanh, nn.Softmax),
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Hardswish),
+    *(nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d),
 )
 
 
@@ -81,7 +87,7 @@ def between(traced: Traced, start: fx.Node | None = None, end: fx.Node | None = 
     needed: set[fx.Node] = set()
     # A step that writes matters though nothing reads its result; a cut is only made where no such step is left.
     waiting = [node for node in traced.graph.nodes if _writes(node, traced)]
-    fx.node.map_arg(result, lambda node: waiting.append(node))  # type: ignore[arg-type]
+    fx.node.map_arg(result, lambda node: waiting.append(node))
     while waiting:
         node = waiting.pop()
         if node is not start and node not in needed:
@@ -103,7 +109,7 @@ def between(traced: Traced, start: fx.Node | None = None, end: fx.Node | None = 
 def drop_identities(traced: Traced) -> None:
     """Evaluation dropout and identity return their input itself."""
     for node in list(traced.graph.nodes):
-        module = traced.modules[node.target] if node.op == "call_module" else None
+        module = traced.modules[str(node.target)] if node.op == "call_module" else None
         silent = isinstance(module, (*_DROPOUTS, nn.Identity))
         if node.op == "call_function" and node.target in _DROPOUT_FUNCTIONS:
             training = node.kwargs.get("training", node.args[2] if len(node.args) > 2 else True)
@@ -138,7 +144,7 @@ def make_out_of_place(traced: Traced) -> bool:
 
 def _writes(node: fx.Node, traced: Traced) -> bool:
     if node.op == "call_module":
-        return bool(getattr(traced.modules[node.target], "inplace", False))
+        return bool(getattr(traced.modules[str(node.target)], "inplace", False))
     if node.op == "call_method":
         name = str(node.target)
         return name in ("__setitem__", "__iadd__") or (name.endswith("_") and not name.endswith("__"))
@@ -161,7 +167,7 @@ def _in_place_operators() -> list[str]:
 def _convert(node: fx.Node, traced: Traced) -> bool:
     """Turn one step into its out-of-place spelling, if that has one with the same result."""
     if node.op == "call_module":
-        traced.modules[node.target].inplace = False  # type: ignore[assignment]
+        traced.modules[str(node.target)].__dict__["inplace"] = False
         return True
     before = node.target, node.args, node.kwargs
     if node.op == "call_method":
@@ -169,7 +175,7 @@ def _convert(node: fx.Node, traced: Traced) -> bool:
             return False
         node.target = str(node.target)[:-1]
     elif node.target in _OUT_OF_PLACE:
-        node.target = _OUT_OF_PLACE[node.target]  # type: ignore[index]
+        node.target = _OUT_OF_PLACE[node.target]
     elif node.kwargs.get("inplace"):
         node.kwargs = {key: value for key, value in node.kwargs.items() if key != "inplace"}
     elif node.target is F.relu:
@@ -178,18 +184,23 @@ def _convert(node: fx.Node, traced: Traced) -> bool:
         return False
     # An in-place step keeps its target's dtype and shape; its out-of-place spelling may promote or broadcast.
     for which, old in enumerate(variants(node)):
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda item, which=which: variants(item)[which])
-        call = getattr(torch.Tensor, node.target) if node.op == "call_method" else node.target  # type: ignore[arg-type]
-        new = call(*args, **kwargs)
+        args, kwargs = _loaded(node, {source: variants(source)[which] for source in node.all_input_nodes})
+        new = outline(node.op, node.target, args, kwargs)
         if new.dtype != old.dtype or new.shape != old.shape:
             node.target, node.args, node.kwargs = before
             return False
     return True
 
 
+def _loaded(node: fx.Node, values: dict[fx.Node, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a step, with values in place of nodes."""
+    arguments: Any = fx.node.map_arg((node.args, node.kwargs), lambda item: values[item])
+    return arguments
+
+
 def _fresh(node: fx.Node, traced: Traced) -> bool:
     if node.op == "call_module":
-        module = traced.modules[node.target]
+        module = traced.modules[str(node.target)]
         return isinstance(module, _FRESH_MODULES) and not getattr(module, "inplace", False)
     if node.op == "call_function":
         return node.target in _FRESH_FUNCTIONS and not _writes(node, traced)
@@ -221,8 +232,8 @@ def fold_constants(traced: Traced) -> None:
             continue
         if not node.users:
             continue
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda item: traced.constants[item.target])
-        call = getattr(args[0], str(node.target)) if node.op == "call_method" else node.target
+        args, kwargs = _loaded(node, {source: traced.constants[str(source.target)] for source in sources})
+        call: Any = getattr(args[0], str(node.target)) if node.op == "call_method" else node.target
         value = call(*(args[1:] if node.op == "call_method" else args), **kwargs)
         if isinstance(value, Tensor):
             name = f"folded {len(traced.constants)}"
@@ -264,19 +275,19 @@ def fold_norms(traced: Traced) -> None:
 
 def _norm_of(node: fx.Node, traced: Traced) -> tuple[fx.Node, Tensor, Tensor] | None:
     """The input, scale and shift of an evaluation batch-norm, in float64."""
-    if node.op == "call_module" and isinstance(traced.modules[node.target], _NORMS):
-        module: Any = traced.modules[node.target]
-        source = node.args[0] if node.args else node.kwargs.get("input")
+    if node.op == "call_module" and isinstance(traced.modules[str(node.target)], _NORMS):
+        module: Any = traced.modules[str(node.target)]
+        source: Any = node.args[0] if node.args else node.kwargs.get("input")
         statistics = (module.running_mean, module.running_var, module.weight, module.bias, module.eps)
     elif node.op == "call_function" and node.target is F.batch_norm:
         names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
         given = dict(zip(names, node.args, strict=False)) | node.kwargs
-        tensors = [given.get(name) for name in names[1:5]]
+        tensors: list[Any] = [given.get(name) for name in names[1:5]]
         if given.get("training") or any(item is not None and not _constant(item) for item in tensors):
             return None
         source = given["input"]
-        loaded = [None if item is None else traced.constants[item.target] for item in tensors]  # type: ignore[union-attr]
-        statistics = (*loaded, given.get("eps", 1e-5))
+        loaded = [None if item is None else traced.constants[str(item.target)] for item in tensors]
+        statistics = (loaded[0], loaded[1], loaded[2], loaded[3], given.get("eps", 1e-5))
     else:
         return None
     mean, variance, weight, bias, eps = statistics
@@ -303,10 +314,11 @@ def fuse_epilogues(traced: Traced, *, additions: bool) -> None:
     for node in list(traced.graph.nodes):
         if _is_relu(node, traced):
             source = node.args[0] if node.args else node.kwargs.get("input")
-            step = getattr(source, "target", None)
-            if isinstance(step, Affine) and not step.relu and len(source.users) == 1:  # type: ignore[union-attr]
-                source.target = step.with_relu()  # type: ignore[union-attr]
-                node.replace_all_uses_with(source)  # type: ignore[arg-type]
+            if not isinstance(source, fx.Node) or len(source.users) > 1:
+                continue
+            if isinstance(source.target, Affine) and not source.target.relu:
+                source.target = source.target.with_relu()
+                node.replace_all_uses_with(source)
                 traced.graph.erase_node(node)
 
 
@@ -334,7 +346,7 @@ def _is_plain_sum(node: fx.Node) -> bool:
 
 def _is_relu(node: fx.Node, traced: Traced) -> bool:
     if node.op == "call_module":
-        module: Any = traced.modules[node.target]
+        module: Any = traced.modules[str(node.target)]
         return isinstance(module, nn.ReLU) and not module.inplace
     if node.op == "call_method":
         return node.target == "relu"

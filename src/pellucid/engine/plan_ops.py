@@ -91,6 +91,10 @@ class Affine:
         return _Prepacked(self, shape)
 
 
+# The stub of this internal function lacks its last argument.
+_reorder: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
+
+
 class _Prepacked:
     """A convolution with its sum and ReLU in one oneDNN call, its weights stored in the order that call reads."""
 
@@ -100,7 +104,7 @@ class _Prepacked:
     def __init__(self, affine: Affine, shape: tuple[int, ...]) -> None:
         self.affine = affine
         self.post = "relu" if affine.relu else "none"
-        self.weight = torch._C._nn.mkldnn_reorder_conv2d_weight(
+        self.weight = _reorder(
             affine.weight.to_mkldnn(), affine.padding, affine.stride, affine.dilation, affine.groups, shape
         )
 
@@ -120,7 +124,7 @@ class _Prepacked:
 def affine_of(node: fx.Node, traced: Traced, *, quick: bool) -> tuple[fx.Node, Affine] | None:
     """The source and step of a convolution or linear map in any spelling; None for anything else."""
     if node.op == "call_module":
-        found = _from_module(traced.modules[node.target])
+        found = _from_module(traced.modules[str(node.target)])
         source = node.args[0] if node.args else node.kwargs.get("input")
         if len(node.args) + len(node.kwargs) != 1:
             return None
@@ -139,27 +143,26 @@ def affine_of(node: fx.Node, traced: Traced, *, quick: bool) -> tuple[fx.Node, A
     return source, found
 
 
-def _from_module(module: nn.Module) -> Affine | None:
+def _from_module(module: Any) -> Affine | None:
     if type(module) in (nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear):
-        assert isinstance(module, nn.Linear)
         return Affine(kind="linear", weight=module.weight.detach(), bias=_detached(module.bias))
     plain = type(module) in (nn.Conv1d, nn.Conv2d, nn.Conv3d)
     transposed = type(module) in (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
     if not (plain or transposed) or module.padding_mode != "zeros":
         return None
-    padding = _padding(module.padding, module.weight, module.dilation)  # type: ignore[arg-type]
+    padding = _padding(module.padding, module.weight, module.dilation)
     if padding is None:
         return None
     return Affine(
         kind="convolution",
-        weight=module.weight.detach(),  # type: ignore[operator,union-attr]
-        bias=_detached(module.bias),  # type: ignore[arg-type]
-        stride=tuple(module.stride),  # type: ignore[arg-type]
+        weight=module.weight.detach(),
+        bias=_detached(module.bias),
+        stride=tuple(module.stride),
         padding=padding,
-        dilation=tuple(module.dilation),  # type: ignore[arg-type]
-        output_padding=tuple(module.output_padding),  # type: ignore[arg-type]
+        dilation=tuple(module.dilation),
+        output_padding=tuple(module.output_padding),
         transposed=transposed,
-        groups=int(module.groups),  # type: ignore[arg-type]
+        groups=int(module.groups),
     )
 
 

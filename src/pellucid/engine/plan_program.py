@@ -99,5 +99,5 @@ def _gather(pattern: Any, slots: dict[fx.Node, int]) -> Call:
 
 def _constant(pattern: Any) -> bool:
     found: list[fx.Node] = []
-    map_arg(pattern, lambda node: found.append(node))  # type: ignore[arg-type]
+    map_arg(pattern, lambda node: found.append(node))
     return not found

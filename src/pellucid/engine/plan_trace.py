@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,15 +23,22 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate, map_arg
 from torch.nn.utils import parametrize
 
+from pellucid.engine.plan_outline import outline
+
 # One row behaves unlike several (it broadcasts, it squeezes away), so one of the two followed sizes is one; the other
 # is a prime, which no product of small factors imitates.
 BATCHES = (1, 7)
 
 # Queries whose answer a followed value does not know, or that would freeze one row's answer into the graph.
 _UNKNOWABLE = frozenset(
-    ["requires_grad", "requires_grad_", "grad", "grad_fn", "is_leaf", "data_ptr", "storage", "untyped_storage", "stride", "storage_offset", "is_contiguous", "item", "tolist", "numpy", "cpu", "cuda", "_version", "backward", "register_hook", "retain_grad", "is_inference", "set_", "resize_", "resize_as_", "apply_", "map_", "share_memory_", "__cuda_array_interface__", "__array__", "__dlpack__"]
+    {
+        *("requires_grad", "requires_grad_", "grad", "grad_fn", "is_leaf", "backward", "register_hook", "retain_grad"),
+        *("data_ptr", "storage", "untyped_storage", "stride", "storage_offset", "is_contiguous", "is_inference"),
+        *("item", "tolist", "numpy", "cpu", "cuda", "set_", "resize_", "resize_as_", "apply_", "map_", "_version"),
+        *("share_memory_", "__array__", "__cuda_array_interface__", "__dlpack__"),
+    }
 )
-_PLAIN_METHODS = frozenset(["dim", "ndimension", "is_floating_point", "is_complex", "is_signed", "element_size"])
+_PLAIN_METHODS = frozenset(("dim", "ndimension", "is_floating_point", "is_complex", "is_signed", "element_size"))
 
 
 class Refused(Exception):
@@ -49,8 +57,12 @@ class Traced:
 
 def tensors_in(value: object) -> list[Tensor]:
     """The tensors anywhere in nested tuples, lists and dicts."""
-    found: list[Tensor] = []
-    map_aggregate(value, lambda leaf: found.append(leaf) if isinstance(leaf, Tensor) else None)  # type: ignore[arg-type]
+    return _of_type(value, Tensor)
+
+
+def _of_type(value: Any, kind: type) -> list[Any]:
+    found: list[Any] = []
+    map_aggregate(value, lambda leaf: found.append(leaf) if isinstance(leaf, kind) else None)
     return found
 
 
@@ -69,7 +81,7 @@ class _Value(fx.Proxy):
         return self.tracer.attribute(self, name)
 
     def __iter__(self) -> Iterator[Any]:
-        return iter([self[index] for index in range(len(self))])
+        return iter([operator.getitem(self, index) for index in range(len(self))])
 
     def __len__(self) -> int:
         lengths = {len(value) for value in variants(self.node)}
@@ -93,9 +105,16 @@ class _Value(fx.Proxy):
         return bool(self)
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        import operator
-
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
+
+
+def _in_place(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`x += y` as what it is; a plain proxy has no such operators, and Python would then record `x + y`."""
+    return lambda self, other: self.tracer.create_proxy("call_function", function, (self, other), {})
+
+
+for _name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "ipow", "imod", "iand", "ior", "ixor"):
+    setattr(_Value, f"__{_name}__", _in_place(getattr(operator, _name)))
 
 
 class _Tracer(fx.proxy.TracerBase):
@@ -192,7 +211,7 @@ class _Tracer(fx.proxy.TracerBase):
         shapes = [each.shape for each in variants(value.node)]
         if len({len(shape) for shape in shapes}) > 1:
             raise Refused("the number of dimensions inside it depends on the number of rows")
-        sizes = [
+        sizes: list[Any] = [
             same[0] if len(set(same)) == 1 else self.create_proxy("call_method", "size", (value, index), {})
             for index, same in enumerate(zip(*shapes, strict=True))
         ]
@@ -205,12 +224,8 @@ class _Tracer(fx.proxy.TracerBase):
             (args, kwargs), lambda leaf: torch.device("meta") if isinstance(leaf, torch.device) else leaf
         )
         with torch.no_grad():
-            if kind == "call_module":
-                return self.twins[target](*args, **kwargs)
-            if kind == "call_method":
-                return getattr(args[0], target)(*args[1:], **kwargs)
-            if kind == "call_function":
-                return target(*args, **kwargs)
+            if kind in ("call_module", "call_method", "call_function"):
+                return outline(kind, self.twins[target] if kind == "call_module" else target, args, kwargs)
         return args[0] if args else None
 
 
@@ -270,7 +285,7 @@ def _listen(model: nn.Module, tracer: _Tracer) -> Callable[[], None]:
         for key, parameter in module._parameters.items():
             if parameter is not None and not leaf:
                 proxies[id(parameter)] = proxies.get(id(parameter)) or tracer.constant(parameter)
-                module._parameters[key] = proxies[id(parameter)]  # type: ignore[assignment]
+                module._parameters[key] = proxies[id(parameter)]
 
     def restore() -> None:
         for module, parameters in stored:
@@ -282,9 +297,7 @@ def _listen(model: nn.Module, tracer: _Tracer) -> Callable[[], None]:
 
 def _heard(tracer: _Tracer, name: str, forward: Callable[..., Any], leaf: bool, *args: Any, **kwargs: Any) -> Any:
     """The `forward` of a module of the copy while it is recorded."""
-    values: list[_Value] = []
-    map_aggregate((args, kwargs), lambda item: values.append(item) if isinstance(item, _Value) else None)  # type: ignore[arg-type]
-    if leaf and values:
+    if leaf and _of_type((args, kwargs), _Value):
         result: Any = tracer.create_proxy("call_module", name, args, kwargs)
     else:
         result = forward(*args, **kwargs)

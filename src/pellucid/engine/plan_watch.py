@@ -27,6 +27,8 @@ _GLOBAL_HOOKS = (
     "_global_backward_pre_hooks",
 )
 _SIMPLE = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+# Containers do the same in either mode.
+_MODELESS = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 class Watch:
@@ -127,7 +129,7 @@ def obstacle(model: nn.Module) -> str | None:
     for tensor in _tensors(model):
         if type(tensor) not in (Tensor, nn.Parameter, nn.Buffer) or tensor.layout is not torch.strided:
             return f"it holds a {type(tensor).__name__} in {tensor.layout} layout"
-        if isinstance(tensor, nn.parameter.UninitializedTensorMixin) or tensor.is_meta or tensor.is_quantized:
+        if nn.parameter.is_lazy(tensor) or tensor.is_meta or tensor.is_quantized:
             return "its weights have no plain values yet"
         if tensor.is_inference():
             return "its weights were made in inference mode, so edits of them cannot be seen"
@@ -146,7 +148,7 @@ def _module_obstacle(module: nn.Module) -> str | None:
         return "is wrapped for parallel running"
     if type(module).__module__.startswith("torch.ao"):
         return "is quantised"
-    if module.training:
+    if module.training and type(module) not in _MODELESS:
         return "is in training mode"
     if any(module.__dict__.get(hooks) for hooks in _HOOKS):
         return "has hooks"
@@ -186,7 +188,7 @@ def _sample(model: nn.Module) -> list[Tensor]:
 
 def _named_references(module: nn.Module) -> list[tuple[str, Any]]:
     containers = (module._parameters, module._buffers, module._modules)
-    items = [item for container in containers for item in container.items()]  # type: ignore[attr-defined]
+    items = [item for container in containers for item in container.items()]
     return [(name, None if value is None else weakref.ref(value)) for name, value in items]
 
 
