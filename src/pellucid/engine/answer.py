@@ -191,6 +191,7 @@ def _source(subject: Subject, ask: Ask, method: Method, layer: str | None, secon
         "model": type(module or subject.model).__name__,
         "model_hash": subject.state_hash(),
         "input_hash": ask.inputs.fingerprint(),
+        "path": ask.path,
         "rows": ask.inputs.rows,
         "dtype": str(ask.inputs.dtype).removeprefix("torch."),
         "device": ask.inputs.device.type,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pellucid.contract.errors import NumericalError
+from pellucid.contract.errors import LayerError, NumericalError
 from pellucid.engine import batch, target
 from pellucid.engine.inputs import Inputs
 from pellucid.engine.place import Place, parse, visit
@@ -29,6 +29,7 @@ class Ask:
     memory: int = batch.DEFAULT_CPU
     progress: batch.Progress = field(default_factory=batch.Progress)
     output: Tensor | None = None
+    path: str = "plain"
     _target: target.Target | None = None
 
     @cached_property

@@ -14,6 +14,8 @@ from pellucid.engine import batch
 from pellucid.engine.ask import Ask, shape_key
 from pellucid.engine.inputs import Inputs
 from pellucid.engine.place import Place, visit
+from pellucid.engine.plan import Plan
+from pellucid.engine.quick import plan_for
 from pellucid.engine.subject import Subject
 
 Floats = tuple[Tensor, ...]
@@ -37,10 +39,11 @@ def gradient(
     at: Place | None = None,
     target_place: Place | None = None,
     leaf: Tensor | None = None,
+    plan: Plan | None = None,
 ) -> Gradient:
     """One forward and one backward pass; the graph begins at `at` and ends at the score, and nothing else is kept.
 
-    With `leaf`, the place's values are replaced by these.
+    With `leaf`, the place's values are replaced by these; with `plan`, it computes in the model's stead.
     """
     module = needs_module(subject, "gradients")
     with torch.enable_grad(), torch.inference_mode(False), _recurrent(module, inputs):
@@ -54,24 +57,24 @@ def gradient(
                 )
             # A copy goes in, so that a model that works in place writes neither to the caller's rows nor to the leaf.
             inputs = inputs.with_floats([x.clone() for x in values])
-        reads = [target_place] if target_place is not None else []
-        seen = visit(
-            lambda: subject.scores(inputs),
-            module,
-            reads,
-            cut=at,
-            leaf=leaf,
-            stop=target_place is not None and at is None,
-        )
-        output = seen.seen[target_place] if target_place is not None else seen.output
-        if at is not None:
-            values = (seen.seen[at],)
-            if values[0].shape[0] != inputs.rows:
-                raise LayerError(
-                    f"The 'layer' {str(at)!r} must hold one entry per row along its first axis, {inputs.rows}",
-                    got=f"shape {tuple(values[0].shape)}",
-                    hint="a neighbouring module, or batch_first=True",
-                )
+        if plan is None:
+            reads = [target_place] if target_place is not None else []
+            stop = target_place is not None and at is None
+            seen = visit(lambda: subject.scores(inputs), module, reads, cut=at, leaf=leaf, stop=stop)
+            output = seen.seen[target_place] if target_place is not None else seen.output
+            values = values if at is None else (seen.seen[at],)
+        elif at is None:
+            output = subject.select(plan(*inputs.tensors), inputs)
+        else:
+            start = plan.below(*inputs.tensors) if leaf is None else leaf
+            values = (start.detach().requires_grad_(),)
+            output = subject.select(plan.above(values[0], *([] if plan.closed else inputs.tensors)), inputs)
+        if at is not None and values[0].shape[0] != inputs.rows:
+            raise LayerError(
+                f"The 'layer' {str(at)!r} must hold one entry per row along its first axis, {inputs.rows}",
+                got=f"shape {tuple(values[0].shape)}",
+                hint="a neighbouring module, or batch_first=True",
+            )
         score = aim(output)
         if not score.requires_grad:
             raise NeedError(
@@ -87,7 +90,7 @@ def gradient(
 def once(ask: Ask, label: str = "") -> Gradient:
     """Score and gradient of every row: one forward and one backward pass in all, chunked to the memory budget."""
     parts: list[Gradient] = []
-    unit_place = ask.unit_place
+    unit_place, plan = ask.unit_place, plan_for(ask, ask.inputs.rows, "gradient")
 
     def work(start: int, stop: int) -> Gradient:
         rows = ask.inputs.take(torch.arange(start, stop))
@@ -95,7 +98,7 @@ def once(ask: Ask, label: str = "") -> Gradient:
         def aim(output: Tensor) -> Tensor:
             return ask.settle_rows(output, start, stop).score(output)
 
-        return gradient(ask.subject, rows, aim, at=ask.layer, target_place=unit_place)
+        return gradient(ask.subject, rows, aim, at=ask.layer, target_place=unit_place, plan=plan)
 
     _run(ask, ask.inputs.rows, work, lambda start, stop, found: parts.append(found), "once", label)
     ask.remember(torch.cat([p.output for p in parts]))
@@ -128,7 +131,7 @@ def sweep(
     visited.
     """
     target, chosen = ask.target, torch.arange(ask.inputs.rows) if rows is None else torch.as_tensor(rows)
-    unit_place = ask.unit_place
+    unit_place, plan = ask.unit_place, plan_for(ask, count * len(chosen), "gradient")
 
     def which(start: int, stop: int) -> tuple[Tensor, Tensor]:
         jobs = torch.arange(start, stop)
@@ -148,6 +151,7 @@ def sweep(
             at=ask.layer,
             target_place=unit_place,
             leaf=leaf,
+            plan=plan,
         )
 
     def done(start: int, stop: int, result: Gradient) -> None:
@@ -157,7 +161,7 @@ def sweep(
 
 
 def _run(ask: Ask, jobs: int, work: Callable, fold: Callable, kind: str, label: str) -> None:
-    key = (kind, str(ask.layer), str(ask.unit_place), shape_key(ask.inputs))
+    key = (kind, ask.path, str(ask.layer), str(ask.unit_place), shape_key(ask.inputs))
     batch.run(
         jobs,
         work,

@@ -139,6 +139,12 @@ def explain_none(model: nn.Module, inputs: tuple[Tensor, ...], kind: Kind = "gra
     return found if isinstance(found, str) else ""
 
 
+def forget(model: nn.Module) -> None:
+    """Drop all plans of a model: for a caller who knows that it changed."""
+    with _building:
+        _shelves.pop(id(model), None)
+
+
 def worth(model: nn.Module, passes: int) -> bool:
     """Whether a new plan would save more than it costs, for so many one-row passes.
 

@@ -10,6 +10,8 @@ from torch import Tensor
 from pellucid.engine import batch
 from pellucid.engine.ask import Ask, shape_key
 from pellucid.engine.place import visit
+from pellucid.engine.plan import Plan
+from pellucid.engine.quick import plan_for
 
 Points = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
 
@@ -29,6 +31,7 @@ def sweep(
     Points are values of the explained place, or of the inputs where `at_input`. With `rows`, only these are visited.
     """
     target, chosen = ask.target, torch.arange(ask.inputs.rows) if rows is None else torch.as_tensor(rows)
+    plan = plan_for(ask, count * len(chosen), "forward", at_input=at_input)
 
     def which(start: int, stop: int) -> tuple[Tensor, Tensor]:
         jobs = torch.arange(start, stop)
@@ -37,14 +40,14 @@ def sweep(
     def work(start: int, stop: int) -> Tensor:
         row, step = which(start, stop)
         with torch.no_grad():
-            return target.score(_output(ask, row, points(row, step), at_input), row)
+            return target.score(_output(ask, row, points(row, step), at_input, plan), row)
 
     batch.run(
         count * len(chosen),
         work,
         lambda start, stop, score: fold(*which(start, stop), score),
         memory=ask.memory,
-        cost=(ask.subject.module, ("score", str(ask.layer), str(ask.unit_place), shape_key(ask.inputs))),
+        cost=(ask.subject.module, ("score", ask.path, str(ask.layer), str(ask.unit_place), shape_key(ask.inputs))),
         device=ask.inputs.device,
         progress=ask.progress,
         label=label,
@@ -69,14 +72,18 @@ def at_input(ask: Ask, points: tuple[Tensor, ...]) -> Tensor:
     return torch.cat(found)
 
 
-def _output(ask: Ask, rows: Tensor, values: tuple[Tensor, ...], at_input: bool) -> Tensor:
+def _output(ask: Ask, rows: Tensor, values: tuple[Tensor, ...], at_input: bool, plan: Plan | None) -> Tensor:
     subject, inputs, module = ask.subject, ask.inputs.take(rows), ask.subject.module
     read = [ask.unit_place] if ask.unit_place is not None else []
     if ask.layer is None or at_input:
         inputs = inputs.with_floats(values)
+        if plan is not None:
+            return subject.select(plan(*inputs.tensors), inputs)
         if not read or module is None:
             return subject.scores(inputs)
         return visit(lambda: subject.scores(inputs), module, read, stop=True).seen[read[0]]
     assert module is not None
+    if plan is not None:
+        return subject.select(plan.above(values[0], *([] if plan.closed else inputs.tensors)), inputs)
     seen = visit(lambda: subject.scores(inputs), module, read, {ask.layer: lambda _: values[0]})
     return seen.seen[read[0]] if read else seen.output
