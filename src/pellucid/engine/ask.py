@@ -110,8 +110,14 @@ def predict(subject: Subject, inputs: Inputs, memory: int, place: Place | None =
         with torch.no_grad():
             if place is None or subject.module is None:
                 return subject.scores(rows)
-            seen = visit(lambda: subject.scores(rows), subject.module, [place], stop=True).seen
-            return seen[place]
+            seen = visit(lambda: subject.scores(rows), subject.module, [place], stop=True).seen[place]
+        if seen.shape[:1] != (rows.rows,):
+            raise LayerError(
+                f"The 'layer' {str(place)!r} must hold one entry per row along its first axis, {rows.rows}",
+                got=f"shape {tuple(seen.shape)}",
+                hint="a neighbouring module, or batch_first=True",
+            )
+        return seen
 
     batch.run(
         inputs.rows,
