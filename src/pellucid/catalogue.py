@@ -24,8 +24,21 @@ _BRINGS = {
     "labels": {"data"},
 }
 _KINDS_OF_INPUT = {"image", "table"}
-_EMPTY_WORDS = set("a an and any are as at be by can did do does for from has have how i if in is it its me my".split())
-_EMPTY_WORDS |= set("much of on one or so that the their this to was what when where which who why will with would".split())
+_EMPTY_WORDS = {
+    "does",
+    "from",
+    "have",
+    "much",
+    "that",
+    "their",
+    "this",
+    "what",
+    "when",
+    "where",
+    "which",
+    "will",
+    "with",
+}
 
 
 def names() -> list[str]:
@@ -72,7 +85,7 @@ def find(
 
     Example:
         >>> import pellucid as px
-        >>> "smoothgrad" in [c.name for c in px.catalogue.find("noise", form="attribution", needs="gradient")]
+        >>> "vanilla-gradient" in [c.name for c in px.catalogue.find("saturated", form="attribution", needs="gradient")]
         True
     """
     found = sorted((method.card for method in registered().values()), key=lambda c: c.name)
@@ -150,7 +163,8 @@ def citation(name: str) -> str:
     if entry is None:
         return key
     fields: dict[str, str] = dict(re.findall(r"^\s*(\w+) = \{(.*)\},?$", entry, flags=re.MULTILINE))
-    where = next((fields[k] for k in ("journal", "booktitle", "publisher", "school", "howpublished") if k in fields), "")
+    places = ("journal", "booktitle", "publisher", "school", "howpublished")
+    where = next((fields[k] for k in places if k in fields), "")
     authors = [a.split(",")[0].strip() for a in fields["author"].split(" and ")]
     people = " and ".join(filter(None, [", ".join(authors[:-1]), authors[-1]]))
     if len(authors) > 4:
@@ -187,9 +201,9 @@ def _all_words(card: Card) -> str:
 
 
 def _stems(text: str) -> set[str]:
-    """Words without their endings, so that "pixels mattered" meets "pixel matters"."""
-    words = set(re.findall(r"[a-z]+", text.lower())) - _EMPTY_WORDS
-    return {re.sub(r"(ations?|ing|ed|es|s|e)$", "", w) if len(w) > 4 else w.rstrip("s") for w in words}
+    """Longer words without their endings, so that "pixels mattered" meets "pixel matters"."""
+    words = set(re.findall(r"[a-z]{4,}", text.lower())) - _EMPTY_WORDS
+    return {re.sub(r"(?<=...)(ations?|ing|ed|es|s|e)$", "", w) for w in words}
 
 
 def _fit(question: str, card: Card) -> float:

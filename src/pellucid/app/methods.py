@@ -1,0 +1,48 @@
+"""`pellucid methods`: the catalogue."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+import pellucid as px
+from pellucid.app import terminal
+from pellucid.contract import FORMS, NEEDS, SCOPES
+
+
+def command(
+    text: str | None = None,
+    /,
+    *,
+    form: Annotated[str | None, Parameter(help=f"One of: {', '.join(FORMS)}.")] = None,
+    scope: Annotated[str | None, Parameter(help=f"One of: {', '.join(SCOPES)}.")] = None,
+    needs: Annotated[
+        tuple[str, ...] | None,
+        Parameter(consume_multiple=True, negative="", help=f"What you can give; any of: {', '.join(NEEDS)}."),
+    ] = None,
+    question: Annotated[str | None, Parameter(help="Your question in your words; the best fit comes first.")] = None,
+    category: Annotated[str | None, Parameter(help="Part of a place in a survey's taxonomy, such as saliency.")] = None,
+    cite: Annotated[bool, Parameter(negative="", help="Print the BibTeX entries instead.")] = False,
+    json: Annotated[bool, Parameter(negative="", help="Print whole cards as JSON.")] = False,
+) -> int:
+    """List the methods: what each answers, gives and needs.
+
+    Parameters
+    ----------
+    text
+        Words that must all occur on a method's card.
+    """
+    found = px.catalogue.find(text, form=form, scope=scope, needs=needs, question=question, category=category)
+    if json:
+        terminal.say(px.catalogue.as_json(found))
+    elif cite:
+        known = px.catalogue.bibliography()
+        terminal.say("\n\n".join(known[key] for key in sorted({c.citation for c in found}) if key in known))
+    elif found:
+        rows = [(c.name, c.question, c.form, c.scope, ", ".join(c.needs)) for c in found]
+        terminal.say(terminal.table(("method", "question", "form", "scope", "needs"), rows, wrap=1))
+        terminal.say(f"\n{len(found)} methods")
+    else:
+        terminal.say("No method fits all of these conditions.")
+    return 0

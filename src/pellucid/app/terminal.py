@@ -1,0 +1,95 @@
+"""Text for terminals and tables: whatever comes from files, models or users is made harmless before it is printed."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import textwrap
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+WIDEST = 120
+
+
+def clean(text: object) -> str:
+    """One line of text without control characters: `\\x1b[31m` shows as those seven characters and colours nothing.
+
+    Escaped are all characters of the Unicode categories "control", "format" (which reorder or hide text), "surrogate"
+    and the two line separators.
+
+    Example:
+        >>> print(clean("a\\x1b[2Jb"))
+        a\\x1b[2Jb
+    """
+    return "".join(_visible(c) for c in str(text))
+
+
+def _visible(character: str) -> str:
+    if unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp"):
+        return character
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def paragraphs(text: object) -> str:
+    """The same for text of several lines, each folded where the terminal is too narrow."""
+    room = min(WIDEST, shutil.get_terminal_size((WIDEST, 24)).columns)
+    return "\n".join(textwrap.fill(clean(line), room, subsequent_indent="  ") for line in str(text).split("\n"))
+
+
+def cell(value: object) -> str:
+    """A CSV cell that no spreadsheet takes for a formula: text that starts like one gets an apostrophe before it.
+
+    Example:
+        >>> cell("=1+1"), cell("-0.5"), cell("a, b")
+        ("'=1+1", '-0.5', '"a, b"')
+    """
+    text = clean(value)
+    if text.lstrip()[:1] in ("=", "+", "-", "@") and not _numeric(text):
+        text = "'" + text
+    return '"' + text.replace('"', '""') + '"' if any(c in text for c in '",') else text
+
+
+def _numeric(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def say(text: str = "") -> None:
+    """Print to standard output; text from elsewhere must be clean by now."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+
+
+def complain(text: str) -> None:
+    """Print one line to standard error."""
+    encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
+    sys.stderr.write(f"pellucid: {clean(text)}".encode(encoding, "backslashreplace").decode(encoding) + "\n")
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, wrap: int | None = None) -> str:
+    """Columns of text; the column `wrap` is folded where the terminal is too narrow."""
+    cells = [[clean(c) for c in row] for row in rows]
+    widths = [max(_width(r[i]) for r in [list(headings), *cells]) for i in range(len(headings))]
+    if wrap is not None:
+        room = shutil.get_terminal_size((WIDEST, 24)).columns - sum(widths) - 2 * (len(widths) - 1) + widths[wrap]
+        widths[wrap] = min(widths[wrap], max(24, room))
+    out = []
+    for row in [list(headings), ["─" * w for w in widths], *cells]:
+        parts = [textwrap.wrap(c, widths[i]) or [""] if i == wrap else [c] for i, c in enumerate(row)]
+        for at in range(max(map(len, parts))):
+            line = [p[at] if at < len(p) else "" for p in parts]
+            out.append("  ".join(c + " " * (w - _width(c)) for c, w in zip(line, widths, strict=True)).rstrip())
+    return "\n".join(out)
+
+
+def _width(text: str) -> int:
+    """Columns on a terminal: East Asian wide characters take two, combining marks none."""
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def number(value: float) -> str:
+    """Four significant digits, as people write them."""
+    return f"{value:.4g}"
