@@ -23,6 +23,10 @@ class InputError(PellucidError, ValueError):
     """The inputs, data or a setting have the wrong type, shape, range or device."""
 
 
+class ModelCallError(InputError, RuntimeError, TypeError, IndexError):
+    """The model can't be called on the inputs. Also of each kind that a model raises, so that callers still catch it."""
+
+
 class TargetError(PellucidError, ValueError):
     """The target does not select one score per row of the model's output."""
 

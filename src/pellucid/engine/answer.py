@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import pellucid
-from pellucid.contract.errors import InputError, NeedError, PellucidError
+from pellucid.contract.errors import InputError, ModelCallError, NeedError, PellucidError
 from pellucid.contract.explanation import Attribution, Context, Explanation, tensors
 from pellucid.contract.method import Method, as_method
 from pellucid.engine import batch, guard
@@ -74,9 +74,26 @@ def explain(
         except PellucidError:
             raise
         except Exception as error:
+            _blame_inputs(error, subject, ask)
             error.add_note(f"while explaining {type(module or subject.model).__name__} by {method.card.name}")
             raise
     return _stamp(result, subject, ask, method, layer, time.perf_counter() - started)
+
+
+def _blame_inputs(error: Exception, subject: Subject, ask: Ask) -> None:
+    """Say so where the model can't take the inputs at all; errors of the model's own kinds come through as they are."""
+    if type(error) not in (RuntimeError, ValueError, TypeError, IndexError) or batch.out_of_memory(error):
+        return
+    try:
+        with torch.no_grad():
+            subject.raw(ask.inputs.take(torch.zeros(1, dtype=torch.long)))
+    except Exception as again:
+        if type(again) is type(error):
+            raise ModelCallError(
+                f"The 'inputs' must be what the model takes, and it raised {type(error).__name__}: {error}",
+                got=_shape(ask.inputs),
+                hint="inputs on which model(inputs) works; Subject(model, call=...) where it is called in another way",
+            ) from error
 
 
 def _ask(

@@ -113,8 +113,9 @@ def run(
 ) -> None:
     """Do jobs 0..jobs-1 in chunks: `work(start, stop)` computes, `fold` takes the result in order.
 
-    The bytes of one job are measured once per `cost` key; when memory runs out all the same, the chunk is halved and
-    done again, so `work` must have no effect of its own.
+    The bytes of one job are measured once per `cost` key, and the job is then done again in its chunk: numbers depend in
+    their last bits on what they are computed beside, and the first call must give the same bits as the next. When memory
+    runs out all the same, the chunk is halved and done again. So `work` must have no effect of its own.
     """
     done = 0
     with (progress or Progress()).bar(jobs, label) as tell:
@@ -122,17 +123,19 @@ def run(
         if size is None:
             with _measure(device) as meter:
                 result = work(0, 1)
-            fold(0, 1, result)
+            if jobs == 1:
+                fold(0, 1, result)
+                tell(1)
+                done = 1
             del result
-            size, done = _remember(cost, max(1, meter())), 1
-            tell(1)
+            size = _remember(cost, max(1, meter()))
         chunk = _chunk(size, memory)
         while done < jobs:
             stop = min(jobs, done + chunk)
             try:
                 result = work(done, stop)
             except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error) or chunk == 1:
+                if not out_of_memory(error) or chunk == 1:
                     raise
                 chunk = max(1, chunk // 2)
                 continue
@@ -180,7 +183,8 @@ def _measure(device: torch.device) -> Iterator[Callable[[], int]]:
             yield lambda: meter.peak
 
 
-def _out_of_memory(error: BaseException) -> bool:
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out."""
     return (
         isinstance(error, torch.OutOfMemoryError | MemoryError) and not isinstance(error, MemoryBudgetError)
     ) or any(words in str(error) for words in ("can't allocate memory", "out of memory", "DefaultCPUAllocator"))

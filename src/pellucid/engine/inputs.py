@@ -126,6 +126,10 @@ def _checked(parts: tuple[Any, ...], names: tuple[str, ...], name: str) -> tuple
             raise InputError(f"The '{label}' must be a tensor", got=type(x).__name__, hint="torch.as_tensor(...)")
         if x.layout != torch.strided or x.is_complex() or x.is_quantized:
             raise InputError(f"The '{label}' must be a dense real tensor", got=f"{x.layout}, {x.dtype}")
+        if x.is_meta:
+            raise InputError(
+                f"The '{label}' must hold values", got="a tensor on the device 'meta'", hint="x on a real one"
+            )
         if x.dim() == 0 or x.shape[0] == 0:
             raise InputError(
                 f"The '{label}' must have rows along its first axis, at least one",
