@@ -33,7 +33,7 @@ def digits(*, seed: int = _SPLIT_SEED, test_fraction: float = 0.25) -> World:
         inputs=torch.from_numpy((bunch.images / 16.0).astype(np.float32))[:, None].contiguous(),
         labels=torch.from_numpy(bunch.target.astype(np.int64)),
         classes=tuple(map(str, range(10))),
-        features=tuple(f"pixel {row},{column}" for row in range(8) for column in range(8)),
+        features=("ink",),
         train_rows=train_rows,
         test_rows=test_rows,
         mean=torch.zeros((1, 1, 1), dtype=torch.float64),

@@ -28,6 +28,8 @@ class World(Dataset[tuple[Tensor, Tensor]]):
     Units: ``inputs`` are what models see; ``original(inputs)`` gives the units the data was collected in, as
     ``inputs * scale + mean``. ``mean`` and ``scale`` are float64 and come from the training rows alone.
 
+    ``features`` names the columns of a table or the channels of images, ``classes`` the outputs.
+
     ``truth`` holds what the world knows beyond labels (masks, rules, flipped rows); the function that made the
     world documents its keys. ``attribution`` and ``licence`` say where the data comes from and how it may be used.
 
@@ -108,14 +110,22 @@ class World(Dataset[tuple[Tensor, Tensor]]):
         return self.mean, self.scale
 
 
-def split_rows(labels: np.ndarray, *, seed: int, test_fraction: float, stratify: bool) -> tuple[Tensor, Tensor]:
-    """Disjoint, sorted training and test rows; with ``stratify`` every class keeps its share in both.
+def generator(seed: int, purpose: str) -> np.random.Generator:
+    """Random numbers for one purpose of one seed, independent of every other purpose's.
 
-    Only ``Generator.random`` is used, as its stream is the same on every platform and numpy version.
+    Draw with ``Generator.random`` alone: its stream is the same on every platform and numpy version, and rows
+    of ``random((n, k))`` do not depend on ``n``.
     """
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise InputError("The 'seed' of a world must be a whole number of at least 0", got=repr(seed))
+    return np.random.Generator(np.random.PCG64([seed, *purpose.encode()]))
+
+
+def split_rows(labels: np.ndarray, *, seed: int, test_fraction: float, stratify: bool) -> tuple[Tensor, Tensor]:
+    """Disjoint, sorted training and test rows; with ``stratify`` every class keeps its share in both."""
     if not 0.0 < test_fraction < 1.0:
         raise InputError("The 'test_fraction' must lie between 0 and 1", got=repr(test_fraction))
-    keys = np.random.Generator(np.random.PCG64(seed)).random(len(labels))
+    keys = generator(seed, "split").random(len(labels))
     groups = [np.flatnonzero(labels == value) for value in np.unique(labels)] if stratify else [np.arange(len(labels))]
     test = np.concatenate([rows[np.argsort(keys[rows])][: round(test_fraction * len(rows))] for rows in groups])
     is_test = np.zeros(len(labels), dtype=bool)
