@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import pages
+import pages  # isort: skip
 import pellucid
 
 project, author = "Pellucid", "The Pellucid authors"
