@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from nets.stock import settle
 from torch import Tensor, nn
+
+from nets.stock import settle
 
 WIDTH, WORDS, LENGTH, CLASSES = 8, 11, 5, 3
 

@@ -133,7 +133,9 @@ class ResNet(nn.Module):
 class VGG(nn.Module):
     """Convolutions, max pooling and three linear layers with dropout."""
 
-    def __init__(self, plan: tuple[int | str, ...], width: int, hidden: int, classes: int, grid: int, spelling: str) -> None:
+    def __init__(
+        self, plan: tuple[int | str, ...], width: int, hidden: int, classes: int, grid: int, spelling: str
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         into = 3

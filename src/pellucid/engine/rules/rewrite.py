@@ -39,7 +39,7 @@ class Rewrite(TorchFunctionMode):
                 return unchecked(func)(*args, **kwargs)
         if func is functional.scaled_dot_product_attention:
             self.used = True
-            return torch.ops.aten._scaled_dot_product_attention_math(*args, **kwargs)[0]
+            return attention(*args, **kwargs)
         if func in RECURRENT:
             self.used = True
             packed = isinstance(args[1 if func is torch.lstm else 2], Tensor)  # where batch sizes push a list away
@@ -47,6 +47,17 @@ class Rewrite(TorchFunctionMode):
         if func in EMBEDDINGS:
             args, kwargs = _anchored(args, kwargs, EMBEDDINGS[func])
         return func(*args, **kwargs)
+
+
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
+    is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
+) -> Tensor:  # fmt: skip
+    """Scaled dot-product attention by torch's own plain kernel, which expects boolean masks as numbers to add."""
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        attn_mask = query.new_zeros(attn_mask.shape).masked_fill(~attn_mask, -torch.inf)
+    kernel = torch.ops.aten._scaled_dot_product_attention_math
+    return kernel(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)[0]
 
 
 def _anchored(args: Any, kwargs: Any, at: int) -> tuple[Any, Any]:

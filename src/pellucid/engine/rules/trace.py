@@ -43,7 +43,7 @@ class Trace:
         keep: Callable[[str], bool] = lambda name: True,
         locate: bool = True,
     ) -> None:
-        call = forward or model
+        call = model if forward is None else forward
         if call is None:
             raise InputError("A trace needs a model or a forward function", got="neither", hint="model=...")
         modules = {} if model is None else {id(m): n for n, m in reversed(list(model.named_modules()))}
