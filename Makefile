@@ -7,7 +7,7 @@ TESTS := $(BIN)/python -m pytest -n 2
 export OMP_NUM_THREADS ?= 1
 export MPLBACKEND ?= Agg
 
-.PHONY: demo test test-quick test-slow lint format clean
+.PHONY: demo test test-quick test-slow lint format readme clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -27,6 +27,9 @@ lint: .venv/lint
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/house
+
+readme: .venv/installed
+	$(BIN)/python docs/readme.py
 
 format: .venv/lint
 	$(BIN)/ruff check --fix

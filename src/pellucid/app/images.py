@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -27,14 +28,12 @@ def read(path: Path, size: tuple[int, int], channels: int, *, most_pixels: int =
 
     path = files.existing(path, LARGEST)
     try:
-        with warnings.catch_warnings():
-            # Pillow warns from 89 million pixels on and refuses from 179 million on; ours is the stricter rule.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            picture: Image.Image = Image.open(path, formats=FORMATS)
-        if picture.width * picture.height > most_pixels:
-            raise _too_large(path, f"{picture.width} × {picture.height} pixels", most_pixels)
-        picture = ImageOps.exif_transpose(picture)
-        picture = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+        with path.open("rb") as file:
+            picture = _opened(file)
+            if picture.width * picture.height > most_pixels:
+                raise _too_large(path, f"{picture.width} × {picture.height} pixels", most_pixels)
+            picture = ImageOps.exif_transpose(picture)
+            picture = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
     except Image.DecompressionBombError:
         raise _too_large(path, "a larger one", most_pixels) from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
@@ -47,6 +46,16 @@ def read(path: Path, size: tuple[int, int], channels: int, *, most_pixels: int =
     fitted = ImageOps.fit(flat, (size[1], size[0]), Image.Resampling.BICUBIC)
     values = torch.from_numpy(np.asarray(fitted, dtype=np.float32) / 255.0)
     return values[None, None] if channels == 1 else values.permute(2, 0, 1)[None].contiguous()
+
+
+def _opened(file: IO[bytes]) -> Any:
+    """A picture of which only the header was read."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        # Pillow warns from 89 million pixels on and refuses from 179 million on; ours is the stricter rule.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(file, formats=FORMATS)
 
 
 def _too_large(path: Path, got: str, most: int) -> UnsafeFileError:

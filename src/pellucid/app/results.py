@@ -73,7 +73,7 @@ def write(result: Explanation, rows: inputs.Read, words: dict[str, Any]) -> None
     if words["save"] is not None:
         _wrote(result.save(words["save"], overwrite=force))
     if words["html"] is not None:
-        page = result.html()
+        page = result.html(whole=True)
         _wrote(storage.write(words["html"], page.encode(), overwrite=force))
     if words["png"] is not None:
         buffer = io.BytesIO()

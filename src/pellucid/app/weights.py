@@ -7,6 +7,7 @@ import hmac
 import importlib
 import io
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -66,7 +67,8 @@ def _unpickled(path: Path, trust: str | None) -> Any:
                 raise UnsafeFileError(f"{path.name} must have the SHA-256 given with --trust-pickle", got="another one")
             names = torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(data))
             allowed = [_named(name) for name in names]
-        with torch.serialization.safe_globals(allowed):
+        with warnings.catch_warnings(), torch.serialization.safe_globals(allowed):
+            warnings.simplefilter("ignore", UserWarning)  # about the file's age; what can't be read is an error below
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UnsafeFileError(

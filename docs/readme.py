@@ -1,0 +1,20 @@
+"""Write the table of methods into README.md: `make readme`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pellucid as px
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def current(text: str) -> str:
+    """The README with the table that the catalogue gives now."""
+    marks = r"(<!-- methods: .*? -->).*?(<!-- end of methods -->)"
+    return re.sub(marks, lambda m: f"{m[1]}\n\n{px.catalogue.table()}\n\n{m[2]}", text, flags=re.DOTALL)
+
+
+if __name__ == "__main__":
+    README.write_text(current(README.read_text(encoding="utf-8")), encoding="utf-8")
