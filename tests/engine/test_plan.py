@@ -600,7 +600,7 @@ def test_fused_kernels_fall_back_to_the_plain_graph(monkeypatch: pytest.MonkeyPa
     def broken(*args: object) -> None:
         raise RuntimeError("no such operator")
 
-    monkeypatch.setattr("pellucid.engine.plan_ops._reorder", broken)
+    monkeypatch.setattr("pellucid.engine.plan_kernels._reorder", broken)
     model, x = made(Residual), rows(IMAGE, 2)
     assert relative(plan.get(model, (x,), "forward")(x).clone(), model(x).detach()) < 1e-4
 

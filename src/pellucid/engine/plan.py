@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from pellucid.contract.errors import InputError, LayerError, PellucidError
 from pellucid.engine import plan_check
-from pellucid.engine.plan_fuse import between, normalise, simplify
+from pellucid.engine.plan_fuse import between, compile_steps, normalise, simplify
 from pellucid.engine.plan_program import Program
 from pellucid.engine.plan_stem import Stem, stem_of
 from pellucid.engine.plan_trace import Refused, Traced, trace
@@ -211,11 +211,11 @@ def _make(model: nn.Module, inputs: tuple[Tensor, ...], kind: Kind, cut: str | N
             reference = plan_check.Reference(model, inputs, gradients=kind == "gradient" and cut is None)
             if random.moved():
                 return "its forward draws random numbers"
-            attempts = _attempts(inputs, kind)
-            for number, (quick, prepack) in enumerate(attempts):
+            attempts = _attempts(inputs)
+            for number, (quick, compiled) in enumerate(attempts):
                 try:
                     plan = Plan(kind, cut, watch, _describe(inputs))
-                    _fill(plan, traced, pure, quick=quick, prepack=prepack, batch=len(inputs[0]))
+                    _fill(plan, traced, pure, len(inputs[0]), quick=quick, compiled=compiled)
                     reference.compare(plan)
                     return plan
                 except (Refused, RuntimeError, NotImplementedError, AttributeError) as error:
@@ -230,24 +230,26 @@ def _make(model: nn.Module, inputs: tuple[Tensor, ...], kind: Kind, cut: str | N
     return "no way of running it agreed with it"
 
 
-def _attempts(inputs: tuple[Tensor, ...], kind: Kind) -> list[tuple[bool, bool]]:
-    """(layout changed, fused kernels) from fastest to plainest."""
+def _attempts(inputs: tuple[Tensor, ...]) -> list[tuple[bool, bool]]:
+    """(layout changed, kernels of this processor) from fastest to plainest."""
     single = any(each.dtype is torch.float32 for each in inputs) and inputs[0].device.type == "cpu"
-    fused = [(True, True)] if kind == "forward" else []
-    return [*(fused if single else []), *([(True, False)] if single else []), (False, False)]
+    return [(True, True), (True, False), (False, False)] if single else [(False, False)]
 
 
-def _fill(plan: Plan, traced: Traced, pure: bool, *, quick: bool, prepack: bool, batch: int) -> None:
+def _fill(plan: Plan, traced: Traced, pure: bool, batch: int, *, quick: bool, compiled: bool) -> None:
     """Give the plan its programs."""
 
-    def program(part: Traced, prepack: bool) -> Program:
-        simplify(part, pure=pure, quick=quick, prepack=prepack, batch=batch)
+    def program(part: Traced, gradient: bool) -> Program:
+        if compiled:
+            compile_steps(part, batch, gradient=gradient)
         return Program(part)
 
+    gradient = plan.kind == "gradient"
     if plan.cut is None:
         whole = between(traced)
-        plan._whole = program(whole, prepack)
-        plan._stem = stem_of(whole) if plan.kind == "gradient" else None
+        simplify(whole, pure=pure, quick=quick)
+        plan._stem = stem_of(whole, batch, compiled=compiled) if gradient and pure else None
+        plan._whole = program(whole, gradient)
         return
     if not pure:
         raise Refused("a cut network must have no in-place step left")
@@ -256,11 +258,8 @@ def _fill(plan: Plan, traced: Traced, pure: bool, *, quick: bool, prepack: bool,
         raise Refused(f"{plan.cut!r} is no module that is called while it runs")
     if len(calls) > 1 or calls[0] is None:
         raise Refused(f"{plan.cut!r} is called more than once, or its output is not one tensor")
-    fused = quick and _fused_below(plan)
-    plan._below = program(between(traced, end=calls[0]), fused)
-    plan._above = program(between(traced, start=calls[0]), prepack)
-
-
-def _fused_below(plan: Plan) -> bool:
-    """No gradient goes below a cut, so the forward-only kernels serve there in both kinds."""
-    return plan.cut is not None
+    below, above = between(traced, end=calls[0]), between(traced, start=calls[0])
+    for part in (below, above):
+        simplify(part, pure=pure, quick=quick)
+    # No gradient goes below the cut.
+    plan._below, plan._above = program(below, gradient=False), program(above, gradient)

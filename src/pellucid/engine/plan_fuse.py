@@ -63,18 +63,21 @@ def normalise(traced: Traced) -> bool:
     return pure
 
 
-def simplify(traced: Traced, *, pure: bool, quick: bool, prepack: bool, batch: int) -> None:
-    """Join steps, in place. `quick` also changes memory layout; `prepack` uses fused forward-only kernels."""
+def simplify(traced: Traced, *, pure: bool, quick: bool) -> None:
+    """Join steps, in place. `quick` also changes memory layout."""
     lower(traced, quick=quick)
     fold_norms(traced)
     fuse_epilogues(traced, additions=pure)
     if quick:
         _views_to_reshapes(traced, pure)
-    if prepack:
-        for node in traced.graph.nodes:
-            if isinstance(node.target, Affine):
-                shape = tuple(variants(node.args[0])[0].shape)
-                node.target = node.target.prepacked((batch, *shape[1:]))
+
+
+def compile_steps(traced: Traced, batch: int, *, gradient: bool) -> None:
+    """Use the kernels made for this processor, for about `batch` rows."""
+    for node in traced.graph.nodes:
+        if isinstance(node.target, Affine):
+            shape = tuple(variants(node.args[0])[0].shape)
+            node.target = node.target.compiled((batch, *shape[1:]), gradient=gradient)
 
 
 def between(traced: Traced, start: fx.Node | None = None, end: fx.Node | None = None) -> Traced:
@@ -317,7 +320,7 @@ def fuse_epilogues(traced: Traced, *, additions: bool) -> None:
             if not isinstance(source, fx.Node) or len(source.users) > 1:
                 continue
             if isinstance(source.target, Affine) and not source.target.relu:
-                source.target = source.target.with_relu()
+                source.target = source.target.changed(relu=True)
                 node.replace_all_uses_with(source)
                 traced.graph.erase_node(node)
 

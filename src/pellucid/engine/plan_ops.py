@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from pellucid.engine.plan_kernels import Joined, Packed
 from pellucid.engine.plan_trace import Traced, variants
 
 _FUNCTIONS = {F.conv1d: 1, F.conv2d: 2, F.conv3d: 3}
@@ -81,44 +82,15 @@ class Affine:
             product = product.contiguous(memory_format=torch.channels_last)
         return dataclasses.replace(self, weight=product, bias=bias.to(self.weight.dtype))
 
-    def with_relu(self) -> Affine:
-        return dataclasses.replace(self, relu=True)
+    def changed(self, **settings: Any) -> Affine:
+        """The same step with other settings."""
+        return dataclasses.replace(self, **settings)
 
-    def prepacked(self, shape: tuple[int, ...]) -> Any:
-        """The same step by the fused forward-only kernel, where there is one; `shape` is what it will mostly see."""
+    def compiled(self, shape: tuple[int, ...], *, gradient: bool) -> Any:
+        """The same step by the kernels made for it, where there are any; `shape` is what it will mostly see."""
         if not self.channels_last or self.transposed:
             return self
-        return _Prepacked(self, shape)
-
-
-# The stub of this internal function lacks its last argument.
-_reorder: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
-
-
-class _Prepacked:
-    """A convolution with its sum and ReLU in one oneDNN call, its weights stored in the order that call reads."""
-
-    __name__ = "convolution"
-    __slots__ = ("affine", "post", "weight")
-
-    def __init__(self, affine: Affine, shape: tuple[int, ...]) -> None:
-        self.affine = affine
-        self.post = "relu" if affine.relu else "none"
-        self.weight = _reorder(
-            affine.weight.to_mkldnn(), affine.padding, affine.stride, affine.dilation, affine.groups, shape
-        )
-
-    def __call__(self, x: Tensor, other: Tensor | None = None) -> Tensor:
-        a = self.affine
-        x = x.contiguous(memory_format=torch.channels_last)
-        run = torch.ops.mkldnn._convolution_pointwise
-        if other is None:
-            return run(x, self.weight, a.bias, a.padding, a.stride, a.dilation, a.groups, self.post, [], "")
-        other = other.contiguous(memory_format=torch.channels_last)
-        after = "relu" if a.relu else None
-        return run.binary(
-            x, other, self.weight, a.bias, a.padding, a.stride, a.dilation, a.groups, "add", 1.0, after, [], None
-        )
+        return Joined(self, shape) if gradient else Packed(self, shape)
 
 
 def affine_of(node: fx.Node, traced: Traced, *, quick: bool) -> tuple[fx.Node, Affine] | None:

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pellucid.engine.plan_fuse import between
+from pellucid.engine.plan_fuse import between, compile_steps
+from pellucid.engine.plan_kernels import Backward, input_gradient
 from pellucid.engine.plan_ops import Affine
 from pellucid.engine.plan_program import Program
 from pellucid.engine.plan_trace import Traced, variants
@@ -28,6 +29,7 @@ class Stem:
     affine: Affine
     program: Program
     shape: tuple[int, ...]
+    reverse: Backward | None
 
     def forward(self, x: Tensor) -> Tensor:
         """The affine step's output, bias included, without a gradient graph."""
@@ -44,25 +46,11 @@ class Stem:
         with torch.no_grad():
             if step.kind == "linear":
                 return gradient @ step.weight
-            # The backward of a linear map does not read its input, only its shape.
-            like = gradient.new_empty(1).expand(len(gradient), *self.shape)
-            found: Tensor = torch.ops.aten.convolution_backward(
-                gradient,
-                like,
-                step.weight,
-                None,
-                step.stride,
-                step.padding,
-                step.dilation,
-                step.transposed,
-                step.output_padding,
-                step.groups,
-                (True, False, False),
-            )[0]
-            return found
+            shape = (len(gradient), *self.shape)
+            return self.reverse(gradient, shape) if self.reverse else input_gradient(step, gradient, shape)
 
 
-def stem_of(traced: Traced) -> Stem | None:
+def stem_of(traced: Traced, batch: int, *, compiled: bool) -> Stem | None:
     """The stem of a simplified graph whose only input feeds an affine step and nothing else."""
     inputs = [node for node in traced.graph.nodes if node.op == "placeholder"]
     first = next(iter(inputs[0].users), None) if len(inputs) == 1 and len(inputs[0].users) == 1 else None
@@ -78,4 +66,8 @@ def stem_of(traced: Traced) -> Stem | None:
             rectified = part.graph.call_function(F.relu, (start,))
         rectified.meta.update(start.meta)
         start.replace_all_uses_with(rectified, delete_user_cb=lambda user: user is not rectified)
-    return Stem(step, Program(part), tuple(variants(inputs[0])[0].shape[1:]))
+    shape = tuple(variants(inputs[0])[0].shape[1:])
+    reverse = Backward(step, (batch, *shape)) if compiled and step.channels_last else None
+    if compiled:
+        compile_steps(part, batch, gradient=True)
+    return Stem(step, Program(part), shape, reverse)
