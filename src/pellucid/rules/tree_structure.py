@@ -138,7 +138,7 @@ class Tree(RuleStructure):
                 same = (self.feature == column) & (self.threshold == bound)
                 slack = float(self.slack[same].min()) * (1.0 if self.scale is None else float(self.scale[column]))
                 words.append(f"{word} {_figures(self._units(column, bound), slack)}")
-        return f"{self._name(column, features)} is {' and '.join(words)}"
+        return f"{self._name(column, features)} is {' but '.join(words)}"
 
     def _units(self, column: int, value: float) -> float:
         if self.scale is None or self.offset is None:

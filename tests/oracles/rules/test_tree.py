@@ -9,6 +9,7 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from torch import nn
 
 import pellucid as px
+from pellucid import worlds, zoo
 from pellucid.contract import RuleStructure
 from pellucid.contract.errors import InputError, LayerError, MethodError, NeedError, TargetError
 from pellucid.contract.storage import same
@@ -217,7 +218,7 @@ def test_sentences_and_paths():
 def test_intervals_are_merged_and_thresholds_rounded_within_the_gap():
     x = torch.tensor([[0.0], [1.23456], [1.23466], [2.0], [3.0]], dtype=torch.float64)
     _, tree = grown(x, torch.tensor([0, 0, 1, 1, 0]), "gini", 2)
-    assert tree.text()[1] == "If column 0 is above 1.2346 and at most 2.5, the network says class 1 (2 of 2 rows)."
+    assert tree.text()[1] == "If column 0 is above 1.2346 but at most 2.5, the network says class 1 (2 of 2 rows)."
     assert tree.size() == {"rules": 3, "leaves": 3, "depth": 2, "conditions": 4}
 
 
@@ -342,3 +343,20 @@ def test_what_cannot_be_done_is_refused():
         ask(target=[0, 1])
     with pytest.raises(LayerError):
         px.explain(nn.Sequential(net).eval(), x[:2], "cart-c45-surrogate", data=x, layer="0")
+
+
+def test_the_iris_network_is_a_matter_of_petals():
+    model, world = zoo.load("iris-mlp"), worlds.iris()
+    subject = px.Subject(model, classes=world.classes, features=world.features)
+    rules = px.explain(subject, world.test[0], CartSurrogate(max_depth=3), data=world)
+    assert rules.fidelity >= 0.9
+    assert rules.fidelity > rules.source["fidelity_constant"]
+    assert world.features[int(rules.structure.feature[0])].startswith("petal")
+    # In centimetres, as the flowers were measured: some gap between setosa and the others, which ends below 3 cm.
+    bound = float(rules.structure.threshold[0])
+    column = int(rules.structure.feature[0])
+    shown = float(rules.text[0].split("at most ")[1].split(",")[0].split(" and")[0])
+    assert abs(shown - (bound * float(world.scale[column]) + float(world.mean[column]))) < 0.05
+    assert any("setosa" in sentence for sentence in rules.text)
+    nameless = px.explain(model, world.test[0], CartSurrogate(max_depth=3), data=world)
+    assert nameless.text == rules.text  # the world knows the names, too
