@@ -32,7 +32,7 @@ _TREES = {
 def nodes(rule: str, steps: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Nodes in [0, 1] and weights that sum to one."""
     if rule == "gauss-legendre":
-        at, weight = np.polynomial.legendre.leggauss(steps)
+        at, weight = np.polynomial.legendre.leggauss(steps) if steps <= 64 else _many(steps)
         return tuple((1 + at) / 2), tuple(weight / 2)
     if rule == "trapezoid":
         weight = np.full(steps, 1 / max(1, steps - 1))
@@ -40,6 +40,13 @@ def nodes(rule: str, steps: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
         return tuple(np.linspace(0, 1, steps)), tuple(weight)
     shift = {"left": 0.0, "midpoint": 0.5, "right": 1.0}[rule]
     return tuple((np.arange(steps) + shift) / steps), (1 / steps,) * steps
+
+
+def _many(steps: int) -> tuple[np.ndarray, np.ndarray]:
+    from scipy.special import roots_legendre  # needs memory in proportion to the nodes, not to their square
+
+    at, weight = roots_legendre(steps)
+    return at, weight
 
 
 def _check(rule: str, steps: int | None, tolerance: float, max_steps: int) -> None:

@@ -18,9 +18,9 @@ from pellucid.contract.errors import InputError, MemoryBudgetError
 
 Result = TypeVar("Result")
 
-DEFAULT_CPU = 512 << 20
+DEFAULT_CPU = 1 << 30
 LARGEST_CHUNK = 4096
-USABLE = 0.8  # the rest is for workspaces of kernels and for what the allocator holds back
+USABLE = 0.4  # kernels have workspaces of their own, and the allocator holds freed blocks back: measured, about as much again
 _COSTS: weakref.WeakKeyDictionary[nn.Module, dict[Any, int]] = weakref.WeakKeyDictionary()
 _UNITS = {"kb": 1 << 10, "kib": 1 << 10, "mb": 1 << 20, "mib": 1 << 20, "gb": 1 << 30, "gib": 1 << 30}
 

@@ -89,9 +89,9 @@ def test_equals_the_loop_over_nodes(rule):
 
 
 def test_gauss_legendre_nodes_integrate_polynomials():
-    for n in (1, 2, 5, 12):
+    for n in (1, 2, 5, 12, 80):
         at, weight = nodes("gauss-legendre", n)
-        for degree in range(2 * n):
+        for degree in range(min(2 * n, 60)):
             assert math.isclose(sum(w * a**degree for a, w in zip(at, weight, strict=True)), 1 / (degree + 1))
 
 
