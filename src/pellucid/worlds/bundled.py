@@ -36,8 +36,8 @@ def digits(*, seed: int = _SPLIT_SEED, test_fraction: float = 0.25) -> World:
         features=("ink",),
         train_rows=train_rows,
         test_rows=test_rows,
-        mean=torch.zeros((1, 1, 1), dtype=torch.float64),
-        scale=torch.full((1, 1, 1), 16.0, dtype=torch.float64),
+        mean=torch.zeros((1, 1, 1), dtype=torch.float64, device="cpu"),
+        scale=torch.full((1, 1, 1), 16.0, dtype=torch.float64, device="cpu"),
         attribution="E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, 1998, doi:10.24432/C50P49.",
         licence=_UCI_LICENCE,
     )

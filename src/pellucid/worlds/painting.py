@@ -91,7 +91,7 @@ class _Canvas:
         checks = (np.floor(x / (0.71 * period)) + np.floor(y / (0.71 * period))) % 2 == 0
         pale = ((texture == 1) & stripes) | ((texture == 2) & dots) | ((texture == 3) & checks)
         base = PALETTE[self.scenes.colour[rows, number]].astype(np.float32)[:, None, None, :]
-        return np.where(pale[..., None], 0.45 * base + 0.55 * 255, base)
+        return np.where(pale[..., None], 0.45 * base + 0.55 * 255, base).astype(np.float32)
 
     def _tag(self) -> None:
         """A square in the top left corner whose colour names a class."""

@@ -106,7 +106,7 @@ class World(Dataset[tuple[Tensor, Tensor]]):
 
     def _standard(self) -> tuple[Tensor, Tensor]:
         if self.mean is None or self.scale is None:
-            return torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
+            return torch.zeros((), dtype=torch.float64, device="cpu"), torch.ones((), dtype=torch.float64, device="cpu")
         return self.mean, self.scale
 
 

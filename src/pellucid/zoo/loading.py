@@ -118,7 +118,7 @@ def _keep(path: Path, weights: dict[str, Tensor], facts: dict[str, Any]) -> None
 
 def _build(recipe: Recipe, weights: dict[str, Tensor]) -> nn.Module:
     with own_surroundings(recipe.seed):
-        model = recipe.architecture().to(torch.float32)
+        model = recipe.architecture()
         model.load_state_dict(weights)
     return model.eval()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from torch import Tensor, nn
 
 from pellucid.zoo.recipe import recipe
@@ -14,7 +16,7 @@ class TableNetwork(nn.Module):
         super().__init__()
         widths = (features, *hidden)
         layers: list[nn.Module] = []
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in itertools.pairwise(widths):
             layers += [nn.Linear(before, after), nn.ReLU()]
         self.body = nn.Sequential(*layers)
         self.output = nn.Linear(widths[-1], outputs)
@@ -45,3 +47,17 @@ def breast_cancer_network() -> TableNetwork:
 def diabetes_network() -> TableNetwork:
     """Ten measurements of a patient to the standardised progression of the disease (one output)."""
     return TableNetwork(features=10, outputs=1, hidden=(16,))
+
+
+@recipe(
+    "tabular-mlp",
+    data="tabular",
+    data_settings={"n": 4000, "seed": 0},
+    epochs=30,
+    batch_size=128,
+    learning_rate=1e-2,
+    target=0.95,
+)
+def loan_network() -> TableNetwork:
+    """Eleven columns of a loan application to refused or granted."""
+    return TableNetwork(features=11, outputs=2)

@@ -17,8 +17,9 @@ from pellucid.zoo.recipe import Recipe
 
 @contextmanager
 def own_surroundings(seed: int) -> Iterator[None]:
-    """Seeded, on the processor, with gradients on, whatever the caller has set; all is put back afterwards."""
+    """Seeded, on one core, with gradients on, whatever the caller has set; all is put back afterwards."""
     with ExitStack() as stack:
+        stack.enter_context(_one_thread_and_float32())
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
@@ -29,10 +30,29 @@ def own_surroundings(seed: int) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _one_thread_and_float32() -> Iterator[None]:
+    """One thread, so the order of summation, and with it the weights, does not depend on the number of cores.
+
+    It is also faster for networks this small wherever other processes want the cores too. The default type
+    matters because initial weights drawn in another one are other weights.
+    """
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    try:
+        if threads != 1:
+            torch.set_num_threads(1)
+        torch.set_default_dtype(torch.float32)
+        yield
+    finally:
+        torch.set_default_dtype(dtype)
+        if threads != 1:
+            torch.set_num_threads(threads)
+
+
 def train(recipe: Recipe, world: World, *, progress: bool = False) -> tuple[nn.Module, float]:
     """The trained model in eval mode and its held-out score; a score below the recipe's target is an error."""
     with own_surroundings(recipe.seed):
-        model = recipe.architecture().to(torch.float32)
+        model = recipe.architecture()
         _descend(model, recipe, world, progress)
         model.eval()
         model.zero_grad(set_to_none=True)
