@@ -1,0 +1,26 @@
+"""Pages for people who must answer for a decision: what was decided, how surely, why, and how far to believe it.
+
+`px.report(model, inputs, ...)` writes a page: the module itself can be called, as the same word names both.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pellucid.report.demo import demo
+from pellucid.report.page import Section, page, save
+from pellucid.report.write import write
+
+__all__ = ["Section", "demo", "page", "save", "write"]
+
+
+class _Callable(ModuleType):
+    def __call__(self, *given: Any, **named: Any) -> Path:
+        return write(*given, **named)
+
+
+_Callable.__call__.__doc__ = write.__doc__
+sys.modules[__name__].__class__ = _Callable

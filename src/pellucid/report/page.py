@@ -1,0 +1,91 @@
+"""Pages put together from parts: results, words and sections, and written whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from pellucid.contract import Explanation
+from pellucid.contract.errors import InputError
+from pellucid.contract.storage import write
+from pellucid.show import heard, options, pages, viewer
+from pellucid.show.facts import title_of
+
+LARGEST = 3 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A headed part of a page. `parts` are results, or text that is escaped."""
+
+    heading: str
+    parts: Sequence[Any] = ()
+
+    @property
+    def anchor(self) -> str:
+        """Where links lead."""
+        return pages.slug(self.heading)
+
+
+def page(*sections: Any, title: str = "Explanations", audience: str = "layperson", **given: Any) -> str:
+    """A self-contained page from sections, results and text: nothing is fetched, all text is escaped.
+
+    Args:
+        sections: a `Section`, a result, or text; a dict is read as headings with their results.
+        title: the page's title.
+        audience: "layperson" (figures for engineers are folded) or "engineer" (they stand open).
+        given: options of the viewers, such as `rows`.
+
+    Example:
+        >>> import torch, pellucid as px
+        >>> from pellucid.report import page
+        >>> page("Two <words>", px.Measure(values=torch.ones(1))).count("<words>")
+        0
+    """
+    heard(audience)
+    wanted = options(given)
+    body = []
+    for section in _sections(sections):
+        parts = []
+        for part in section.parts:
+            if isinstance(part, Explanation):
+                parts.append(pages.piece(part, viewer(part), audience, wanted, style=False))
+            elif isinstance(part, str):
+                parts.append(Markup("<p>{}</p>").format(pages.clean(part, 4000)))
+            else:
+                raise InputError("The parts of a section must be results or text", got=type(part).__name__)
+        body.append(pages.render("section.html", section=section, parts=parts))
+    return pages.document(title, pages.render("plain.html", title=title, body=body))
+
+
+def _sections(given: Sequence[Any]) -> list[Section]:
+    found = []
+    for part in given:
+        if isinstance(part, Section):
+            found.append(part)
+        elif isinstance(part, dict):
+            found += [
+                Section(heading=str(k), parts=v if isinstance(v, list | tuple) else (v,)) for k, v in part.items()
+            ]
+        else:
+            found.append(Section(heading=title_of(part) if isinstance(part, Explanation) else "", parts=(part,)))
+    return found
+
+
+def save(text: str, path: str | Path, *, overwrite: bool = False) -> Path:
+    """Write a page whole or not at all; an existing file is left alone unless `overwrite`."""
+    return write(path, text.encode("utf-8", "backslashreplace"), overwrite=overwrite)
+
+
+def free(path: str | Path, overwrite: bool) -> Path:
+    """The path, refused before any work where the page could not be written to it."""
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise InputError("The 'path' must lie in an existing folder", got=repr(str(path)))
+    if path.is_dir() or (not overwrite and (path.exists() or path.is_symlink())):
+        raise InputError("The 'path' must not exist yet", got=repr(str(path)), hint="overwrite=True, or --force")
+    return path
