@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -47,29 +48,13 @@ def command(
         tuple[int, ...] | None,
         Parameter(consume_multiple=True, negative="", help="Shape of one row, where no rows are known: 3 224 224."),
     ] = None,
-    weights: Annotated[
-        Path | None, Parameter(help="File of weights; without it the model's own or random ones.")
-    ] = None,
-    trust_pickle: Annotated[str | None, Parameter(help="SHA-256 of a .pt whose code may run.")] = None,
-    allow_code: Annotated[
-        bool, Parameter(negative="", help="Import package.module:factory, which runs its code.")
-    ] = False,
-    path: Annotated[Path | None, Parameter(help="Folder in which to look for that module.")] = None,
-    download: Annotated[bool, Parameter(negative="", help="Fetch what is not in the cache.")] = False,
+    loading: models.Wish = models.AS_IT_COMES,
 ) -> int:
     """Say which methods apply to a model, and what stands in the way of the others.
 
     The exit status is 0 if every operation has a rule, else 3.
     """
-    wish = models.Wish(
-        file=None if weights is None else str(weights),
-        trust=trust_pickle,
-        allow_code=allow_code,
-        path=None if path is None else str(path),
-        download=download,
-        blank=weights is None,
-    )
-    loaded = models.load(model, wish)
+    loaded = models.load(model, dataclasses.replace(loading, blank=loading.weights is None))
     rows = as_inputs(_rows(input, shape, loaded))
     place = layer or loaded.embedding(rows.wrap_all())
     found = findings(loaded, rows, place)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from pellucid.app import results, terminal
+from pellucid.app import terminal
 
 
 def command(
@@ -20,7 +20,7 @@ def command(
     """Write a page that shows explanations of a small network, and how far to believe them."""
     from pellucid import report
 
-    results.free(out, force)
+    out.parent.mkdir(parents=True, exist_ok=True)
     page = report.demo(out, overwrite=force)
     terminal.say(f"Open this page: {terminal.clean(page.resolve())}")
     if open:

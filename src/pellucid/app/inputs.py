@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pellucid.app import files, images
 from pellucid.app.models import Loaded
-from pellucid.contract.errors import InputError
+from pellucid.contract.errors import InputError, TargetError
 from pellucid.engine.inputs import as_inputs
 from pellucid.worlds import World
 
@@ -58,12 +58,26 @@ def read(text: str, model: Loaded) -> Read:
     )
 
 
-def data(text: str, model: Loaded) -> Any:
+def data(text: str | None, model: Loaded, *, learns: bool) -> Any:
     """What a method learns from: `train` or `test` of the model's world, or a file with rows and labels."""
+    if text is None:
+        return model.world.train if learns and model.world is not None else None
     if text in ("train", "test"):
         return getattr(_world(model, text), text)
     found = read(text, model)
     return found.inputs if found.labels is None else (found.inputs, found.labels)
+
+
+def target(text: str | None, model: Loaded) -> int | None:
+    """A class by its name or number."""
+    classes = model.subject.classes
+    if text is None or text in classes:
+        return None if text is None else classes.index(text)
+    try:
+        return int(text)
+    except ValueError:
+        known = ", ".join(classes[:8]) or "the number of a class"
+        raise TargetError("The --target must be a class of the model", got=repr(text), hint=known) from None
 
 
 def _world(model: Loaded, text: str) -> World:

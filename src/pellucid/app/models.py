@@ -9,9 +9,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from cyclopts import Parameter
 from torch import Tensor, nn
 
 from pellucid.app import files, weights
@@ -41,25 +42,26 @@ class Loaded:
         return next((name for name, part in module.named_modules() if part is found), None)
 
 
+@Parameter(name="*", group="Model", negative="")
 @dataclass(frozen=True, kw_only=True)
 class Wish:
-    """How a model is to be loaded.
+    """How a model is to be loaded; the fields are options of every command that takes a model."""
 
-    `file`: weights to fill in. `trust`: the SHA-256 of a pickled file whose code may run. `allow_code`: import a
-    factory. `path`: where to import it from. `download`: fetch what is not there. `blank`: random weights will do.
-    """
-
-    file: str | None = None
-    trust: str | None = None
-    allow_code: bool = False
-    path: str | None = None
-    download: bool = False
-    blank: bool = False
+    weights: Annotated[Path | None, Parameter(help="File of weights: .safetensors, or a .pt of tensors alone.")] = None
+    trust_pickle: Annotated[
+        str | None, Parameter(help="SHA-256 of a .pt whose code may run. Anything in it can then run as you.")
+    ] = None
+    allow_code: Annotated[bool, Parameter(help="Import package.module:factory, which runs its code.")] = False
+    path: Annotated[Path | None, Parameter(help="Folder in which to look for that module.")] = None
+    download: Annotated[bool, Parameter(help="Fetch published weights that are not in the cache.")] = False
+    blank: Annotated[bool, Parameter(parse=False)] = False  # random weights will do
 
 
-def load(name: str, wish: Wish | None = None) -> Loaded:
+AS_IT_COMES = Wish()
+
+
+def load(name: str, wish: Wish = AS_IT_COMES) -> Loaded:
     """The model behind a name, in evaluation mode, on the processor."""
-    wish = wish or Wish()
     kind, colon, rest = name.partition(":")
     if not colon or not rest or not kind:
         raise InputError(
@@ -75,8 +77,8 @@ def _zoo(name: str, wish: Wish) -> Loaded:
     from pellucid import zoo
 
     model, world, facts = zoo.load(name, progress=True), zoo.data(name), zoo.subject_facts(name)
-    if wish.file is not None:
-        weights.fill(model, wish.file, wish.trust)
+    if wish.weights is not None:
+        weights.fill(model, wish.weights, wish.trust_pickle)
     shape = facts.input_shape
     return Loaded(
         name=f"zoo:{name}",
@@ -94,8 +96,8 @@ def _torchvision(name: str, wish: Wish) -> Loaded:
     except ValueError as error:
         raise InputError("torchvision must know the MODEL", got=repr(name)) from error
     known = published.transforms()
-    if wish.file is not None or not wish.blank:
-        weights.fill(model, wish.file or _published(published.url, wish), wish.trust)
+    if wish.weights is not None or not wish.blank:
+        weights.fill(model, wish.weights or _published(published.url, wish), wish.trust_pickle)
     size = known.crop_size[0]
     return Loaded(
         name=f"torchvision:{name}",
@@ -126,13 +128,13 @@ def _timm(name: str, wish: Wish) -> Loaded:
     if not wish.download:
         os.environ["HF_HUB_OFFLINE"] = "1"
     timm = _extra("timm", "vision")
-    given = wish.file is not None or wish.blank
+    given = wish.weights is not None or wish.blank
     try:
         model = timm.create_model(name, pretrained=not given)
     except (RuntimeError, OSError, ValueError) as error:
         raise _absent(name, error) from error
-    if wish.file is not None:
-        weights.fill(model, wish.file, wish.trust)
+    if wish.weights is not None:
+        weights.fill(model, wish.weights, wish.trust_pickle)
     known = timm.data.resolve_model_data_config(model)
     return Loaded(
         name=f"timm:{name}",
@@ -147,14 +149,14 @@ def _hugging_face(name: str, wish: Wish) -> Loaded:
     try:
         config = transformers.AutoConfig.from_pretrained(name, **how)
         kind = getattr(transformers, (config.architectures or ["AutoModel"])[0])
-        if wish.file is not None or wish.blank:
+        if wish.weights is not None or wish.blank:
             model = kind._from_config(config) if hasattr(kind, "_from_config") else kind.from_config(config)
         else:
             model = kind.from_pretrained(name, use_safetensors=True, **how)
     except (OSError, ValueError, AttributeError) as error:
         raise _absent(name, error) from error
-    if wish.file is not None:
-        weights.fill(model, wish.file, wish.trust)
+    if wish.weights is not None:
+        weights.fill(model, wish.weights, wish.trust_pickle)
     labels = tuple(config.id2label[i] for i in sorted(config.id2label))
     if getattr(config, "num_channels", None) and getattr(config, "image_size", None):
         side = config.image_size
@@ -203,7 +205,7 @@ def _from_code(name: str, wish: Wish) -> Loaded:
             hint=f"--allow-code if you trust it; or one of {', '.join(f'{k}:…' for k in _KINDS)}",
         )
     if wish.path is not None:
-        sys.path.insert(0, str(Path(wish.path).resolve()))
+        sys.path.insert(0, str(wish.path.resolve()))
     try:
         made = getattr(importlib.import_module(home), factory)
     except (ModuleNotFoundError, AttributeError) as error:
@@ -214,10 +216,10 @@ def _from_code(name: str, wish: Wish) -> Loaded:
         ) from error
     made = made() if callable(made) and not isinstance(made, nn.Module) else made
     subject = made if isinstance(made, Subject) else Subject(made)
-    if wish.file is not None:
+    if wish.weights is not None:
         if subject.module is None:
             raise InputError("--weights needs a factory that makes a torch module", got=type(made).__name__)
-        weights.fill(subject.module, wish.file, wish.trust)
+        weights.fill(subject.module, wish.weights, wish.trust_pickle)
     return Loaded(name=name, subject=subject)
 
 
