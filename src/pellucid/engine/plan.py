@@ -155,12 +155,16 @@ def worth(model: nn.Module, passes: int) -> bool:
 
 
 def _find(model: nn.Module, inputs: tuple[Tensor, ...], kind: Kind, cut: str | None) -> Plan | str:
-    reason = _unfit(inputs) or obstacle(model)
+    reason = _unfit(inputs)
     if reason:
         return reason
     with _building:
         shelf = _shelves.get(id(model))
         if shelf is None or shelf.model() is not model or not shelf.watch.same():
+            _shelves.pop(id(model), None)
+            reason = obstacle(model)
+            if reason:
+                return reason
             shelf = _new_shelf(model)
         key = (*_describe(inputs), kind, cut)
         if key not in shelf.plans:

@@ -55,23 +55,27 @@ class Watch:
 class _ModuleRecord:
     """One module: its class, children, tensors by name, mode, and plain attributes."""
 
-    __slots__ = ("children", "forward", "get", "kind", "module", "others", "plain", "size")
+    __slots__ = ("children", "empty", "forward", "kind", "module", "others", "plain", "simple", "size")
 
     def __init__(self, module: nn.Module) -> None:
         self.module = weakref.ref(module)
         self.kind, self.forward = type(module), id(type(module).forward)
         self.size = len(module.__dict__)
         self.children = _named_references(module)
-        simple, self.others = [], []
+        simple, empty, self.others = ["training"], [], []
         for name, value in module.__dict__.items():
             if name in _CONTAINERS or isinstance(value, Tensor):
                 continue
             if _is_simple(value):
                 simple.append(name)
+            elif isinstance(value, (dict, list, set)) and not value:
+                empty.append(name)  # mostly the dozen places for hooks
             else:
                 self.others.append((name, _frozen(value)))
-        self.get: Callable[[Any], Any] = operator.itemgetter(*simple)
-        self.plain = self.get(module.__dict__)
+        # One call for many attributes: this runs for every module at every use of a plan.
+        self.simple: Callable[[Any], Any] = operator.itemgetter(*simple)
+        self.empty: Callable[[Any], Any] = operator.itemgetter("_modules", "_modules", *empty)  # two: a tuple, always
+        self.plain = self.simple(module.__dict__)
 
     def same(self) -> bool:
         module = self.module()
@@ -79,7 +83,7 @@ class _ModuleRecord:
             return False
         state = module.__dict__
         try:
-            if self.get(state) != self.plain or id(self.kind.forward) != self.forward:
+            if self.simple(state) != self.plain or any(self.empty(state)[2:]) or id(self.kind.forward) != self.forward:
                 return False
             if any(_frozen(state[name]) != value for name, value in self.others):
                 return False
@@ -173,17 +177,22 @@ def _sample(model: nn.Module) -> list[Tensor]:
     for tensor in _tensors(model):
         tensor = tensor.detach()
         if tensor.dim() < 2 or tensor.numel() <= 256:
-            pieces = [tensor.reshape(-1)]
+            pieces = [tensor if tensor.dim() == 1 else tensor.reshape(-1)]
         else:
             matrix = tensor if tensor.dim() == 2 else tensor.flatten(2).select(2, tensor[0, 0].numel() // 2)
-            rows, columns = matrix.shape
-            short = min(rows, columns)
-            # Diagonals side by side: each block's diagonal meets `short` rows and columns.
-            starts = [*range(0, max(rows, columns) - short, short), max(rows, columns) - short]
-            along = 0 if rows >= columns else 1
-            pieces = [matrix.narrow(along, start, short).diagonal() for start in starts[:64]]
+            pieces = _diagonals(matrix if len(matrix) >= matrix.shape[1] else matrix.t())
         taken.setdefault(tensor.dtype, []).extend(pieces)
     return [torch.cat(pieces) for pieces in taken.values()]
+
+
+def _diagonals(matrix: Tensor) -> list[Tensor]:
+    """One value of each row of a tall matrix, the diagonals of its square blocks, so that each column is met too."""
+    rows, columns = matrix.shape
+    down, across = matrix.stride()
+    start = matrix.storage_offset()
+    whole = matrix.as_strided((rows // columns, columns), (columns * down, down + across), start).reshape(-1)
+    left = rows % columns
+    return [whole, matrix[rows - left :].diagonal()] if left else [whole]
 
 
 def _named_references(module: nn.Module) -> list[tuple[str, Any]]:
