@@ -162,6 +162,12 @@ def test_the_ledger_names_who_absorbed():
     assert set(found.ledger.by_kind()) <= {"bias", "elsewhere"}
 
 
+def test_relevance_that_a_gate_keeps_is_booked():
+    found = run(nn.Softmax(1), image(2, 1, 2).flatten(1))
+    assert torch.equal(found.values[0], torch.zeros(2, 4, dtype=torch.float64))
+    assert found.ledger.by_kind() == {"gate": pytest.approx(found.score.sum().item())}
+
+
 def test_rules_by_place():
     model = stock.settle(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)))
     silent = rules.Rule("silent", lambda op, grads: {})

@@ -126,11 +126,21 @@ def test_a_tuple_stands_for_its_first_tensor(name):
     assert torch.allclose(found.points[0], out, rtol=1e-12)
 
 
+def test_parts_of_a_tuple_are_counted():
+    model, x = sequence.FLOAT["lstm"](), sequence.sentences()
+    out, (hidden, cell) = model.rnn(x)
+    for k, want in enumerate((out, hidden, cell)):
+        trace = rules.Trace(model, x, places=[f"rnn:out[{k}]"])
+        assert torch.allclose(trace.places[f"rnn:out[{k}]"].value, want, rtol=1e-12)
+    with pytest.raises(LayerError, match="never reached"):
+        rules.Trace(model, x, places=["rnn:out[3]"])
+
+
 def test_unknown_places_list_the_nearest():
     model, x = stock.small_resnet(), image(1, 3, 16)
     with pytest.raises(LayerError, match=r"no module named 'layer4.0.conv9'.*layer4.0.conv"):
         rules.backward(model, x, score, rules.gradient(), at="layer4.0.conv9", model=model)
-    with pytest.raises(LayerError, match="number from 1"):
+    with pytest.raises(LayerError, match="A place is a module's name"):
         rules.backward(model, x, score, rules.gradient(), at="relu#x", model=model)
     with pytest.raises(InputError, match="Places need the model"):
         rules.backward(model, x, score, rules.gradient(), at="relu")

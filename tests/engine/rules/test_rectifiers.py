@@ -129,6 +129,16 @@ def test_a_mask_that_happens_to_agree_is_a_gate():
     assert torch.equal(got, torch.tensor([[-1.0, 2.0]] * 3, dtype=torch.float64))
 
 
+def test_a_row_that_is_not_finite_leaves_the_others_alone():
+    x = image(3, 1, 2).flatten(1)
+    model = stock.settle(nn.Sequential(nn.Linear(4, 4), stock.Mixed(), nn.Linear(4, 2)))
+    want = run(model, x, rules.guided())
+    bad = x.clone()
+    bad[1, 0] = float("inf")
+    got = run(model, bad, rules.guided())
+    assert torch.equal(got[[0, 2]], want[[0, 2]])
+
+
 def test_rows_are_independent_through_overlapping_pools():
     model, x = stock.small_resnet("mixed"), image(4, 3, 16)
     for table in (rules.gradient(), rules.guided(), rules.deconvnet(), rules.epsilon_lrp()):

@@ -157,6 +157,12 @@ def test_wrapped_models():
     run(nn.DataParallel(model), x, rules.guided())  # without devices it runs the module itself
 
 
+def test_quantised_modules():
+    module = type("Linear", (nn.Linear,), {"__module__": "torch.ao.nn.quantized.dynamic.modules.linear"})(4, 2)
+    with pytest.raises(WrapperError, match=r"quantised module.*'1' \(Linear\)"):
+        run(nn.Sequential(nn.ReLU(), module), image(1, 1, 2).flatten(1), rules.gradient())
+
+
 def test_training_statistics_are_not_moved():
     model = stock.small_resnet().train()
     before = {k: v.clone() for k, v in model.state_dict().items()}

@@ -78,9 +78,9 @@ def backward(
     `forward(*inputs)` or `forward(**inputs)`; None calls the model. `score` turns the output into one number per
     row; with `start`, it is given the value at that place instead. Cost: one forward and one backward.
 
-    A place that nothing arrives at gets zeros; if no target is reachable at all, the call is refused.
+    A target that nothing arrives at gets zeros; if none has a path to the score, the call is refused.
     """
-    if table.default is None and not (outcome := available()):
+    if not (outcome := available()):
         raise UnsupportedOperation(
             f"Backward rules do not work with torch {torch.__version__}", got=outcome.reason, hint="a gradient method"
         )
@@ -93,8 +93,9 @@ def backward(
     if trace.score.grad_fn is None:
         raise NeedError("The score carries no gradient", got="a constant", hint="a forward without no_grad or detach")
     seed = trace.score.detach() if table.seed == "score" else torch.ones_like(trace.score)
-    found = walk(trace, [((trace.score.grad_fn, trace.score.output_nr), seed)], targets, table)
-    if all(value is None for value in found.values):
+    root = (trace.score.grad_fn, trace.score.output_nr)
+    found = walk(trace, [(root, seed)], targets, table)
+    if not found.plan.wants(root):
         got = "no path from the score" if at is None else f"no path from the score to {names}"
         raise NeedError("Nothing arrives where it was asked for", got=got, hint="a place on the way to the score")
     points = list(trace.values) if at is None else [trace.places[name].value.detach() for name in names]

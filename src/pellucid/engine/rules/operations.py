@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pellucid.engine.rules.record import Op
@@ -28,13 +27,16 @@ ROUTING = words(
     "masked_fill masked_scatter where maximum minimum fmax fmin max min amax amin slice_scatter select_scatter "
     "index_put _index_put_impl scatter index_copy index_fill fill zero lift_fresh native_dropout tril triu sort topk "
     "max_pool2d_with_indices max_pool3d_with_indices adaptive_max_pool2d adaptive_max_pool3d "
-    "upsample_nearest1d upsample_nearest2d upsample_nearest3d channel_shuffle _unsafe_index contiguous embedding"
+    "upsample_nearest1d upsample_nearest2d upsample_nearest3d channel_shuffle _unsafe_index contiguous embedding "
+    "_upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d fractional_max_pool2d kthvalue "
+    "median aminmax cummax cummin diag_embed nan_to_num"
 )
 AVERAGING = words(
     "mean sum avg_pool2d avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d cumsum upsample_linear1d "
-    "upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d index_add scatter_add col2im grid_sampler_2d"
+    "upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d index_add scatter_add col2im grid_sampler_2d "
+    "_upsample_bilinear2d_aa _upsample_bicubic2d_aa nansum"
 )
-LINEAR = AVERAGING | words("add sub rsub neg lerp addcmul") | WEIGHTED
+LINEAR = AVERAGING | words("add sub rsub neg") | WEIGHTED
 BATCH_NORM = words("native_batch_norm _native_batch_norm_legit_no_training _native_batch_norm_legit cudnn_batch_norm")
 CURVED = words(
     "relu gelu silu tanh sigmoid exp clamp clamp_min clamp_max hardtanh leaky_relu elu selu celu pow sqrt rsqrt square "
@@ -43,10 +45,12 @@ CURVED = words(
 )
 NORMS = words("native_layer_norm native_group_norm _fused_rms_norm")
 SOFTMAX = words("_softmax _safe_softmax")
-STATISTICS = words("_log_softmax logsumexp linalg_vector_norm norm var var_mean std")
+STATISTICS = words("_log_softmax logsumexp logaddexp linalg_vector_norm norm var var_mean std std_mean prod")
+COMPOSED = words("addcmul addcdiv lerp glu hypot addr addbmm _trilinear sign exp2 log2 log10 _embedding_bag")
 PRODUCTS = words("mul div")
-MATRIX_PRODUCTS = words("mm bmm baddbmm addmm")
+MATRIX_PRODUCTS = words("mm bmm baddbmm addmm mv addmv dot")
 MASKABLE = words("mul where masked_fill index_put _index_put_impl")
+SUMMED = words("addmm baddbmm addmv")
 RECTIFIERS = words("relu clamp clamp_min threshold maximum fmax leaky_relu hardtanh") | MASKABLE
 GATES = {"_softmax": 3, "_safe_softmax": 3, "sigmoid": 2, "rsqrt": 2, "sqrt": 2, "reciprocal": 2, "tanh": 1}
 
@@ -64,8 +68,7 @@ def rectified(op: Op) -> int | None:
         other = op.leaves[1 - x]
         return x if 1 - x not in op.links and not other.any() else None
     if op.name in MASKABLE:
-        same = op.gated == x and torch.equal(op.outs[0], op.leaves[x].clamp_min(0))
-        return x if same else None
+        return x if op.gated == x and _equal(op.outs[0], op.leaves[x].clamp_min(0)) else None
     return x if x == 0 and _bounded_by_zero(op.name, op.leaves[1:]) else None
 
 
@@ -81,6 +84,11 @@ def _bounded_by_zero(name: str, settings: list[Any]) -> bool:
     if name == "threshold":
         return _zero(lower) and _zero(upper)
     return name in ("clamp_min", "leaky_relu") and _zero(lower)
+
+
+def _equal(got: Tensor, want: Tensor) -> bool:
+    """Equal where numbers: one row that is not finite must not change what the others get."""
+    return got.shape == want.shape and bool(((got == want) | got.isnan()).all())
 
 
 def _zero(bound: Any) -> bool:
@@ -144,7 +152,10 @@ def product(stabiliser: float = 1e-6) -> Rule:
             first, second = list(op.edges)[-2:]
             ranks = gate_rank(op, first), gate_rank(op, second)
             if ranks[0] == ranks[1]:
-                return half.apply(op, grads)
+                back = half.apply(op, grads)
+                if op.name in SUMMED and 0 in back:
+                    back[0] = 2 * back[0]  # the operand that is added is no factor
+                return back
             signal = first if ranks[0] < ranks[1] else second
         back = op.vjp([grads[0] / stabilised(op.outs[0], stabiliser)], [signal])
         return {i: op.leaves[i] * g for i, g in back.items()}

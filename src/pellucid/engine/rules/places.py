@@ -1,14 +1,17 @@
 """Where in the model? Values and autograd edges at module inputs and outputs, seen without hooks.
 
 A place is `"layer4.1.conv2"` (what the module returned), `"layer4.1.conv2:in"` (its first tensor argument),
-`"relu#2"` (the second call of a module that is used again) or `""` (the model itself). A module that returns
-several tensors stands for the first. The thread's own profile function sees calls of `Module._call_impl` start and
-return; it is set during the forward pass alone and the caller's is put back.
+`"relu#2"` (the second call of a module that is used again) or `""` (the model itself); `"lstm:out[1]"` is the second
+of several floating tensors, the first stands without a number.
+
+The thread's own profile function sees calls of `Module._call_impl` start and return; it is set during the forward
+pass alone and the caller's is put back. That leaves the model untouched and other threads alone, as hooks would not.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -20,29 +23,36 @@ from torch import Tensor, nn
 from pellucid.contract.errors import LayerError
 from pellucid.engine.rules.record import CALL, Edge
 
+_NAME = re.compile(r"(?P<module>[^#:]*)(?:#(?P<call>[1-9]\d*))?(?::(?P<side>in|out)(?:\[(?P<part>\d+)\])?)?")
+
 
 @dataclass(frozen=True)
 class Address:
-    """A place's name taken apart: which module, its input or output, and which call (None: the only one)."""
+    """A place's name taken apart: which module, its input or output, which call (None: the only one), which tensor."""
 
     name: str
     module: nn.Module
     entering: bool
     call: int | None
+    part: int
 
     @classmethod
     def parse(cls, name: str, model: nn.Module) -> Address:
         """Look a name up in the model; an unknown one lists the nearest."""
-        path, entering = (name[:-3], True) if name.endswith(":in") else (name, False)
-        path, _, call = path.partition("#")
+        match = _NAME.fullmatch(name)
         modules = dict(model.named_modules(remove_duplicate=False))
-        if path not in modules:
-            near = difflib.get_close_matches(path, modules, n=3, cutoff=0.4)
+        if match is None:
+            raise LayerError(
+                "A place is a module's name, then #call and :in or :out[part] where needed",
+                got=f"'{name}'",
+                hint="'relu#2' or 'encoder:in'",
+            )
+        if match["module"] not in modules:
+            near = difflib.get_close_matches(match["module"], modules, n=3, cutoff=0.4)
             hint = f"one of {near}" if near else "a name from model.named_modules()"
-            raise LayerError(f"The model has no module named '{path}'", got=f"place '{name}'", hint=hint)
-        if call and not (call.isdigit() and int(call) > 0):
-            raise LayerError("The call of a reused module must be a number from 1", got=f"place '{name}'", hint="'#2'")
-        return cls(name, modules[path], entering, int(call) if call else None)
+            raise LayerError(f"The model has no module named '{match['module']}'", got=f"place '{name}'", hint=hint)
+        call = int(match["call"]) if match["call"] else None
+        return cls(name, modules[match["module"]], match["side"] == "in", call, int(match["part"] or 0))
 
 
 @dataclass(eq=False)
@@ -98,7 +108,8 @@ class Watcher:
     def _capture(self, module: nn.Module, entering: bool, call: int, value: Any) -> None:
         for address in self.wanted[id(module)]:
             hit = address.entering == entering and address.call in (None, call) and address.name not in self.found
-            if hit and (x := _first_tensor(value)) is not None:
+            if hit and len(found := _tensors(value)) > address.part:
+                x = found[address.part]
                 edge = (x.grad_fn, x.output_nr) if x.grad_fn is not None else None
                 self.found[address.name] = place = Place(x, edge)
                 self._watch(vars(place), "value", x)
@@ -117,8 +128,8 @@ class Watcher:
                 raise LayerError("The place is called more than once", got=f"'{address.name}'", hint=hint)
 
 
-def _first_tensor(value: Any) -> Tensor | None:
+def _tensors(value: Any) -> list[Tensor]:
     if isinstance(value, Tensor):
-        return value if value.is_floating_point() else None
+        return [value] if value.is_floating_point() else []
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
-    return next((x for part in parts if (x := _first_tensor(part)) is not None), None)
+    return [x for part in parts for x in _tensors(part)]

@@ -29,6 +29,7 @@ TORCH = str(Path(torch.__file__).parent)
 HERE = str(Path(__file__).parent)
 CALL = torch.nn.Module._call_impl.__code__
 COMPARISONS = frozenset({"gt", "ge", "lt", "le"})
+NODES = {"log_sigmoid_forward": "logsigmoid", "_cdist_forward": "cdist"}  # nodes that are named otherwise
 SHIFT = 6  # how far a label may stand from its node: in-place clones and regenerated views make nodes in between
 
 _torch_file: dict[str, bool] = {}
@@ -339,7 +340,8 @@ class Record:
             return None
         stem = _stem(name)
         for op in self._near(range(number, number + SHIFT)):
-            if op.region is None and op.name.replace("_", "") == stem and into.issuperset(op.links.values()):
+            name = NODES.get(op.name, op.name).replace("_", "")
+            if op.region is None and name == stem and into.issuperset(op.links.values()):
                 return op
         return None
 

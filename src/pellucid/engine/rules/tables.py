@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pellucid.engine.rules.operations import (
     BATCH_NORM,
+    COMPOSED,
     CURVED,
     LINEAR,
     MATRIX_PRODUCTS,
@@ -30,7 +31,7 @@ from pellucid.engine.rules.operations import (
 from pellucid.engine.rules.record import Op, unflatten
 from pellucid.engine.rules.walk import WEIGHTED, Rule, Table, own
 
-SMOOTH = CURVED | NORMS | SOFTMAX | BATCH_NORM | PRODUCTS | STATISTICS
+SMOOTH = CURVED | NORMS | SOFTMAX | BATCH_NORM | PRODUCTS | MATRIX_PRODUCTS | STATISTICS | COMPOSED
 
 
 def gradient() -> Table:

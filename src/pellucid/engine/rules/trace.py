@@ -148,6 +148,9 @@ def refuse_wrappers(model: nn.Module) -> None:
         if hasattr(module, "_orig_mod") or module._compiled_call_impl is not None:
             raise WrapperError("A compiled module hides its operations", got=f"'{name}' ({kind})",
                                hint="the eager module, model._orig_mod")  # fmt: skip
+        if type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.nn.quantized")):
+            raise WrapperError("A quantised module has no gradient", got=f"'{name}' ({kind})",
+                               hint="the float model it was made from")  # fmt: skip
         if isinstance(module, nn.DataParallel) and module.device_ids:
             raise WrapperError("A parallel wrapper runs its copies in other threads", got=f"'{name}' ({kind})",
                                hint="model.module")  # fmt: skip

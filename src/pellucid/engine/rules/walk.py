@@ -243,6 +243,10 @@ class Walk:
                 if self.table.conserves:
                     self._account(node, list(got.values()))
         self.values = [arrived.get(edge) for edge in targets]
+        if any(isinstance(value, Parts) for value in self.values):
+            raise UnsupportedOperation(
+                "A cotangent in parts arrived unmerged", got=self.table.name, hint="a place before the rule that merges"
+            )
         if self.table.conserves:
             self.ledger = self._close([value for _, value in seeds])
         return self
