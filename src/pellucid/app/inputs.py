@@ -102,7 +102,7 @@ def _chosen(which: str, count: int, part: str) -> list[int]:
     """Row numbers out of "12", "0-7" or "3,5,9"."""
     rows: list[int] = []
     for piece in which.split(","):
-        match = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", piece.strip())
+        match = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", piece.strip())
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if not first <= last < count:
             hint = f"{part}:12, {part}:0-7, {part}:3,5,9 or {part}:wrong"
