@@ -99,9 +99,9 @@ def _chosen(cases: list[Case], held_out: int, mistakes: int) -> str:
     wrong, right = (sum(c.right is side for c in cases) for side in (False, True))
     shown = f"all {wrong} mistakes" if wrong == mistakes else counted(wrong, "mistake")
     return (
-        f"Of {held_out} digits kept apart from training the network misreads {mistakes}. Shown are {shown}, from the surest "
-        f"to the least sure, and {counted(right, 'right answer')}, the surest and the least sure. “Lead” is how far the "
-        "answer was ahead of the second choice."
+        f"Of {held_out} digits kept apart from training the network misreads {mistakes}. Shown are {shown}, from the "
+        f"surest to the least sure, and {counted(right, 'right answer')}, the surest and the least sure. “Lead” is how far "
+        "the answer was ahead of the second choice."
     )
 
 

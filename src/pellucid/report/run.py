@@ -9,7 +9,7 @@ from typing import Any
 from pellucid.contract import Explanation, Method, as_method, registered
 from pellucid.contract.errors import PellucidError
 from pellucid.engine import Subject, explain
-from pellucid.show.words import clean
+from pellucid.show.words import clean, placeless
 
 Step = Callable[[int], Any]
 
@@ -42,7 +42,7 @@ def run(subject: Subject, inputs: Any, methods: Sequence[Any], step: Step, **ask
             place = layers.get(name)
             found.results.append(explain(subject, inputs, method, layer=place, data=data if learns else None, **asked))
         except PellucidError as error:
-            found.missing.append((clean(name), clean(error, 400)))
+            found.missing.append((clean(name), clean(placeless(error), 400)))
     return found
 
 

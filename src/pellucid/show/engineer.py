@@ -9,7 +9,7 @@ from typing import Any
 from pellucid.contract import Explanation, tensors
 from pellucid.show.facts import figures, title_of
 from pellucid.show.options import Options
-from pellucid.show.words import clean, counted, number
+from pellucid.show.words import clean, counted, number, placeless
 
 
 def describe(result: Explanation, module: Any, wanted: Options) -> str:
@@ -73,5 +73,6 @@ def provenance(result: Explanation) -> list[tuple[str, str]]:
 
 def _compact(value: Any) -> str:
     if isinstance(value, Mapping):
-        return clean(", ".join(f"{k}={json.dumps(v, default=str, ensure_ascii=False)}" for k, v in value.items()), 600)
-    return clean(value, 600)
+        text = ", ".join(f"{k}={json.dumps(v, default=str, ensure_ascii=False)}" for k, v in value.items())
+        return clean(placeless(text), 600)
+    return clean(placeless(value), 600)

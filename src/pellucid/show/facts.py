@@ -51,8 +51,8 @@ def verdicts(facts: Mapping[str, Tensor], row: int | None = None, *, largest: fl
         if name not in facts or (name == "completeness_gap" and "relative_gap" in facts):
             continue
         value = _pick(facts[name], row, worst)
-        if value is not None:
-            found.append(judge(value, largest))
+        verdict = None if value is None else judge(value, largest)
+        found += [verdict] if verdict is not None else []
     return found
 
 
@@ -157,7 +157,7 @@ def _novelty(value: float, largest: float) -> Verdict:
     size = {
         GOOD: "an ordinary case",
         FAIR: "an unusual case",
-        POOR: "like hardly anything in the data, so the answer is a guess beyond what was learnt",
+        POOR: "like hardly anything in the data, so read the answer with caution",
     }[level]
     long = f"{percent(value)} of the known cases lie closer to their own nearest case than this one does: {size}."
     return Verdict(level, f"more unusual than {percent(value)} of the data", long)
@@ -169,15 +169,14 @@ def _left_out(value: float, largest: float) -> Verdict:
     return Verdict(NEUTRAL, f"{share} left out", long)
 
 
-def _converged(value: float, largest: float) -> Verdict:
+def _converged(value: float, largest: float) -> Verdict | None:
     if value >= 0.5:
-        return Verdict(GOOD, "accuracy reached", "It worked until the accuracy asked for was reached.")
-    return Verdict(
-        POOR, "accuracy not reached", "It stopped before the accuracy asked for was reached: read it with caution."
-    )
+        return None  # the measured error that was reached says more
+    long = "It stopped before the accuracy asked for was reached: read it with caution."
+    return Verdict(POOR, "accuracy not reached", long)
 
 
-_Judge = tuple[Callable[[float, float], Verdict], Callable[[Tensor], Tensor]]
+_Judge = tuple[Callable[[float, float], Verdict | None], Callable[[Tensor], Tensor]]
 _JUDGES: dict[str, _Judge] = {
     "relative_gap": (_gap, torch.max),
     "completeness_gap": (_plain_gap, torch.max),

@@ -16,7 +16,7 @@ from pellucid.show.options import Options
 from pellucid.show.tree import Branch
 from pellucid.show.words import Account, clean, counted, percent
 
-LEAVES, SENTENCES, WIDTH = 16, 24, 96
+LEAVES, SENTENCES, WIDTH, LISTED = 16, 24, 96, 500
 MARK, PALE = "#b35c00", "#9aa3b2"
 
 
@@ -111,15 +111,14 @@ def account(result: Rules, wanted: Options) -> Account:
     """The result in plain words."""
     card, size = card_of(result), result.size
     count = size.get("rules", size.get("leaves", len(result.text)))
-    told = [f"The network's answers can be imitated by {counted(count, 'rule')}."]
-    told += [clean(s, 400) for s in result.text[:3]]
-    if count > 3:
-        told.append(f"{counted(count - 3, 'more rule')} can be read in the list.")
+    told = f"{counted(count, 'rule')} {'tries' if count == 1 else 'try'} to imitate the network"
+    known = f", and {'gives' if count == 1 else 'give'} its answer in {percent(result.fidelity)} of cases"
     facts = {k: v for k, v in result.facts.items() if "fidelity" not in k}
     judged = verdicts({**facts, "fidelity": _figure(result)} if math.isfinite(result.fidelity) else facts)
     return Account(
         asked=card.question if card else "Which logic imitates the network?",
-        mattered=(" ".join(told),),
+        mattered=(f"{told}{known if math.isfinite(result.fidelity) else ''}.",),
+        listing=tuple(clean(s, 400) for s in result.text[:LISTED]),
         believed=tuple(v.long for v in judged),
         supports=card.supports if card else (),
         cannot=card.limits if card else (),

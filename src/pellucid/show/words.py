@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
 LONGEST = 200
+LISTED = 3
 # Joiners belong to ordinary words in several scripts and to emoji; all other format characters only hide something.
 _JOINERS = "\u200c\u200d"
 _SPACES = "\t\n\r\x0b\x0c\u2028\u2029"
@@ -16,7 +18,10 @@ _SPACES = "\t\n\r\x0b\x0c\u2028\u2029"
 
 @dataclass(frozen=True, kw_only=True)
 class Account:
-    """An explanation in plain words, in the order in which a person asks; `numbered` where each line tells of a row."""
+    """An explanation in plain words, in the order in which a person asks; `numbered` where each line tells of a row.
+
+    `listing` is what can be read at length, such as all rules; words alone give its beginning.
+    """
 
     asked: str
     answers: tuple[str, ...] = ()
@@ -25,6 +30,7 @@ class Account:
     supports: tuple[str, ...] = ()
     cannot: tuple[str, ...] = ()
     more: str = ""
+    listing: tuple[str, ...] = ()
     numbered: bool = True
 
     def text(self) -> str:
@@ -34,6 +40,9 @@ class Account:
             several = self.numbered and max(len(self.answers), len(self.mattered)) > 1
             start = f"Row {number}: " if several else ""
             parts.append(start + " ".join(part for part in row if part))
+        parts += [f"- {line}" for line in self.listing[:LISTED]]
+        if len(self.listing) > LISTED:
+            parts.append(f"- … and {len(self.listing) - LISTED:,} more")
         parts += [self.more] if self.more else []
         parts += [f"How far to believe it: {' '.join(self.believed)}"] if self.believed else []
         parts += [f"What it can't tell you: {'; '.join(self.cannot)}."] if self.cannot else []
@@ -58,6 +67,11 @@ def _visible(character: str) -> str:
         return " "
     hidden = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Cn", "Co") and character not in _JOINERS
     return f"⟨U+{ord(character):04X}⟩" if hidden else character
+
+
+def placeless(text: object) -> str:
+    """Text with the folders of absolute paths left out: pages go to people who need not know where they were made."""
+    return re.sub(r"(?<![\w.:/\\])(?:[A-Za-z]:)?[/\\](?:[^\s/\\'\"<>]+[/\\])+", "…/", str(text))
 
 
 def drawable(text: object, longest: int = 60) -> str:
