@@ -14,7 +14,7 @@ from pellucid import worlds
 from pellucid.contract.errors import InputError, MethodError
 from pellucid.worlds.painting import paint
 from pellucid.worlds.scene import COLOURS, KINDS, MOST_OBJECTS, PARTS, TEXTURES, Scenes
-from pellucid.worlds.shapes import CONCEPTS
+from pellucid.worlds.shapes import CONCEPTS, refuse_impossible
 
 # Changes of these are changes of the world: raise the versions of the zoo recipes that use it, and say so.
 PINNED = {
@@ -184,7 +184,6 @@ def test_pickles(world: worlds.World) -> None:
     [
         ({"n": 0}, "n=0"),
         ({"size": 8}, "Got 8"),
-        ({"spurious": "frame"}, "'frame'"),
         ({"label_noise": 1.5}, "label_noise.*1.5"),
         ({"spurious_probability": -0.1}, "spurious_probability.*-0.1"),
         ({"seed": -1}, "seed.*-1"),
@@ -193,3 +192,8 @@ def test_pickles(world: worlds.World) -> None:
 def test_bad_settings_are_named(settings: dict[str, object], match: str) -> None:
     with pytest.raises(InputError, match=match):
         worlds.shapes(**{"n": 4, **settings})  # type: ignore[arg-type]
+
+
+def test_unknown_cue_is_named() -> None:
+    with pytest.raises(InputError, match="'frame'"):
+        refuse_impossible(4, 32, "frame", 0.9, 0.0)

@@ -103,7 +103,7 @@ def test_bias_and_noise_are_recorded_exactly() -> None:
     assert truth["flipped"][world.train_rows].double().mean() == pytest.approx(0.1, abs=0.04)
 
 
-@pytest.mark.parametrize("settings", [{"n": 0}, {"bias": 2.0}, {"label_noise": -1.0}, {"seed": 0.5}])
+@pytest.mark.parametrize("settings", [{"n": 0}, {"bias": 2.0}, {"label_noise": -1.0}, {"seed": -1}])
 def test_bad_settings_are_named(settings: dict[str, object]) -> None:
     with pytest.raises(InputError, match=str(next(iter(settings.values())))):
         worlds.tabular(**{"n": 4, **settings})  # type: ignore[arg-type]

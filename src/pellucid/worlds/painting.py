@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pellucid.worlds.scene import MOST_OBJECTS, PARTS, REACH_DOWN, REACH_RIGHT, REACH_UP, Floats, Integers, Scenes
+from pellucid.worlds.scene import MOST_OBJECTS, PARTS, REACH_DOWN, REACH_RIGHT, REACH_UP, Integers, Scenes
 from pellucid.worlds.world import generator
 
 PALETTE = np.array([(214, 64, 69), (243, 146, 55), (245, 205, 71), (72, 160, 106), (58, 119, 190), (139, 92, 176)])
@@ -127,12 +127,12 @@ def _ground(scenes: Scenes, rows: Integers, grain: Grid, across: Grid, down: Gri
     return (base[:, None, None, :] * shade[..., None]).astype(np.float32)
 
 
-def _box(x: Grid, y: Grid, half_width: Floats | float, half_height: Floats | float) -> Grid:
+def _box(x: Grid, y: Grid, half_width: float, half_height: float) -> Grid:
     return np.maximum(np.abs(x) - half_width, np.abs(y) - half_height)
 
 
 def _circle(x: Grid, y: Grid) -> Grid:
-    return np.hypot(x, y) - 1.0
+    return np.hypot(x, y) - np.float32(1.0)
 
 
 def _square(x: Grid, y: Grid) -> Grid:

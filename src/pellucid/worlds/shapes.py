@@ -112,7 +112,7 @@ def shapes(
     >>> world.truth["masks"]["wheels"].shape
     torch.Size([8, 32, 32])
     """
-    _check(n, size, spurious, spurious_probability, label_noise)
+    refuse_impossible(n, size, spurious, spurious_probability, label_noise)
     scenes = draw_scenes(n, seed, size=size, cue_form=spurious, cue_probability=spurious_probability)
     pictures, owners = paint(scenes, anti_alias=anti_alias)
     true_labels = scenes.kind[:, 0]
@@ -154,7 +154,8 @@ def _mislabel(
     return np.where(in_training & (draws[:, 0] < noise), others, true_labels)
 
 
-def _check(n: int, size: int, spurious: str | None, spurious_probability: float, label_noise: float) -> None:
+def refuse_impossible(n: int, size: int, spurious: str | None, spurious_probability: float, label_noise: float) -> None:
+    """Raise, naming the setting, where a world with these settings cannot be made."""
     if n < 1:
         raise InputError("The shapes world must have at least one picture", got=f"n={n}")
     if not 24 <= size <= 512:
