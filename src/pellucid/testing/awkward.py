@@ -17,12 +17,13 @@ from pellucid.engine.guard import generators
 from pellucid.testing import networks as n
 
 Inputs = Callable[[int, torch.dtype], Any]
+MOST_ROWS = 64  # more rows begin with the same ones
 
 
 def _normal(seed: int, *shape: int) -> Inputs:
     def rows(count: int, dtype: torch.dtype) -> Tensor:
         private = torch.Generator().manual_seed(seed)
-        return torch.randn(count, *shape, generator=private).to(dtype)
+        return torch.randn(MOST_ROWS, *shape, generator=private)[:count].to(dtype)
 
     return rows
 
@@ -39,7 +40,7 @@ class Fixture:
     Args:
         name: a short name.
         build: makes the model, or a Subject, with fixed weights; the global random generators stay as they are.
-        inputs: rows for it, as many as asked for, in a floating type; `start` rows are left out before.
+        inputs: rows for it, as many as asked for, at most 64, in a floating type.
         kind: what the inputs are: "table", "image", "sequence", "tokens" or "mixed".
         layer: the place to explain, where the input itself can't be.
         hidden: a place inside, for methods that explain or read one.
@@ -93,7 +94,7 @@ def _padded(count: int, dtype: torch.dtype) -> Any:
 
 def _token_rows(count: int, dtype: torch.dtype) -> Any:
     private = torch.Generator().manual_seed(29)
-    ids = torch.randint(1, n.WORDS, (count, n.STEPS), generator=private)
+    ids = torch.randint(1, n.WORDS, (MOST_ROWS, n.STEPS), generator=private)[:count]
     return {"input_ids": ids, "attention_mask": (~padding(count, n.STEPS)).long()}
 
 

@@ -110,11 +110,21 @@ def trial(method: Any) -> Method:
 
 
 class Trial:
-    """A method tried on fixtures; what it does on each is found out when it is first needed."""
+    """A method tried on fixtures; what it does on each is found out when it is first needed.
+
+    With `excuses=False`, checks from which the card is exempt are run too.
+    """
 
     def __init__(
-        self, method: Any, *, fixtures: Iterable[Fixture | str] | None = None, quick: bool = False, verb: Verb = explain
+        self,
+        method: Any,
+        *,
+        fixtures: Iterable[Fixture | str] | None = None,
+        quick: bool = False,
+        verb: Verb = explain,
+        excuses: bool = True,
     ) -> None:
+        self.excuses = excuses
         self.method = trial(method)
         chosen: Iterable[Fixture | str] = awkward.fixtures() if fixtures is None else fixtures
         found = [awkward.fixture(f) if isinstance(f, str) else f for f in chosen]
@@ -151,7 +161,7 @@ class Trial:
     def cell(self, check: Check, name: str) -> str:
         """One cell of the table."""
         case = self.cases[name]
-        if reason := case.card.exempt.get(check.name):
+        if self.excuses and (reason := case.card.exempt.get(check.name)):
             return f"exempt: {reason}"
         if check.name == FIRST:
             return self.state(name)

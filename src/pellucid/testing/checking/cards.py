@@ -28,7 +28,7 @@ def card(case: Case) -> None:
     demand(not unknown, f"exemptions name no check: {unknown}")
     json.dumps(card.as_dict(), allow_nan=False)
     cls(**dict(card.trial))
-    known = _bibliography()
+    known = _bibliography() if cls.__module__.startswith("pellucid.") else set()
     demand(not known or card.citation in known, f"the citation {card.citation!r} is not in the bibliography")
 
 

@@ -168,7 +168,7 @@ class _Wrapped(nn.Module):
 
 
 def _twice(body: nn.Sequential) -> nn.Sequential:
-    """The same function by another network: every hidden unit is split in two of half the weight, in another order."""
+    """The same function by another network: every hidden unit is split in two that partly cancel, in another order."""
     wide = networks.mlp(hidden=32).to(DOUBLE).eval()
     order = torch.arange(32).roll(5)
     with torch.no_grad():
@@ -177,7 +177,7 @@ def _twice(body: nn.Sequential) -> nn.Sequential:
             assert isinstance(weight, Tensor)
             assert isinstance(bias, Tensor)
             if split_in:
-                weight = torch.cat([0.25 * weight, 0.75 * weight], 1)[:, order]
+                weight = torch.cat([1.5 * weight, -0.5 * weight], 1)[:, order]
             if split_out:
                 weight, bias = torch.cat([weight, weight])[order], torch.cat([bias, bias])[order]
             wide[at].weight.copy_(weight)  # type: ignore[operator]
