@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pellucid.contract import Attribution, Card, Method
-from pellucid.contract.errors import InputError, MethodError, TargetError
+from pellucid.contract.errors import InputError, MethodError, NeedError, TargetError
 from pellucid.engine import Ask, Subject, predict
 from pellucid.engine.data import rows_like
 from pellucid.engine.inputs import Inputs
@@ -227,7 +227,7 @@ def _classes(subject: Subject, ask: Ask, inputs: Inputs) -> Tensor:
     output = predict(subject, inputs, ask.memory)
     ask.check_finite(output, 0)
     if output.dim() != 2 or output.shape[1] < 2:
-        raise TargetError(
+        raise NeedError(
             "The model must give scores of two classes or more, (rows, classes)", got=f"shape {tuple(output.shape)}"
         )
     if inputs is ask.inputs:

@@ -304,10 +304,8 @@ def own_distances(known: NDArray[np.float64], metric: str, memory: int) -> Tenso
     if len(known) < 2:
         return torch.zeros(0, dtype=torch.float64)
     probes = np.unique(np.linspace(0, len(known) - 1, min(len(known), PROBES)).round().astype(np.int64))
-    items, distances = nearest(known, known[probes], 2, metric, memory)
-    itself = items == torch.from_numpy(probes)[:, None]
-    # Among copies a row may find two others before itself; then the first is as good.
-    return torch.where(itself[:, 0], distances[:, 1], distances[:, 0])
+    # A row is at 0 from itself, so the second distance is that of the nearest other.
+    return nearest(known, known[probes], 2, metric, memory)[1][:, 1]
 
 
 def _output(subject: Subject, ask: Ask) -> Tensor:

@@ -93,9 +93,9 @@ class Tree(RuleStructure):
             if column < 0:
                 found.append(Rule(bounds, node))
                 continue
-            low, high = bounds.get(column, (-np.inf, np.inf))
-            todo.append((int(self.right[node]), {**bounds, column: (max(low, threshold), high)}))
-            todo.append((int(self.left[node]), {**bounds, column: (low, min(high, threshold))}))
+            low, high = bounds.get(column, (-np.inf, np.inf))  # a test further down lies between those above it
+            todo.append((int(self.right[node]), {**bounds, column: (threshold, high)}))
+            todo.append((int(self.left[node]), {**bounds, column: (low, threshold)}))
         return found
 
     def importance(self) -> Tensor:

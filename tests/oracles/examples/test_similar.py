@@ -116,10 +116,10 @@ def test_novelty_is_a_share_of_the_data():
     # Own nearest distances of 0, 1, 3, 7: 1, 1, 2, 4. A row at distance d is newer than those below d.
     data = torch.tensor([[0.0], [1.0], [3.0], [7.0]], dtype=torch.float64)
     model = nn.Sequential(nn.Identity(), nn.Linear(1, 2)).double().eval()
-    x = torch.tensor([[7.5], [8.5], [10.0], [20.0]], dtype=torch.float64)
+    x = torch.tensor([[7.5], [8.0], [8.5], [10.0], [20.0]], dtype=torch.float64)
     result = px.explain(model, x, DeepNearestNeighbours(neighbours=1), data=data)
-    assert result.weights[:, 0].tolist() == [0.5, 1.5, 3.0, 13.0]
-    assert result.facts["novelty"].tolist() == [0.0, 0.5, 0.75, 1.0]
+    assert result.weights[:, 0].tolist() == [0.5, 1.0, 1.5, 3.0, 13.0]
+    assert result.facts["novelty"].tolist() == [0.0, 0.0, 0.5, 0.75, 1.0]
     assert own_distances(embed(data, "euclidean"), "euclidean", 1 << 20).tolist() == [1.0, 1.0, 2.0, 4.0]
 
 
