@@ -12,15 +12,15 @@ from torch import Tensor
 
 from pellucid.contract import Attribution, Card, Method
 from pellucid.contract.errors import MethodError
-from pellucid.engine import Ask, Subject, gradient, reference, score, seed
+from pellucid.engine import Ask, Subject, gradient, score, seed
 from pellucid.engine.data import as_rows
 from pellucid.engine.decomposition import at_place, gaps, start, wrap
 from pellucid.engine.gradient import Floats, Gradient
 
-__all__ = ["Conductance", "ExpectedGradients", "IntegratedGradients"]
+__all__ = ["ExpectedGradients", "IntegratedGradients"]
 
 RULES = ("gauss-legendre", "trapezoid", "midpoint", "left", "right")
-_TREES = {
+TREES = {
     "000": "behavioural/functional/gradients",
     "001": "visualization/back-propagation",
     "002": "post-hoc/saliency/gradients",
@@ -49,7 +49,7 @@ def _many(steps: int) -> tuple[np.ndarray, np.ndarray]:
     return at, weight
 
 
-def _check(rule: str, steps: int | None, tolerance: float, max_steps: int) -> None:
+def check_settings(rule: str, steps: int | None, tolerance: float, max_steps: int) -> None:
     if rule not in RULES:
         raise MethodError(f"The 'rule' must be one of {RULES}", got=repr(rule))
     least = 2 if rule == "trapezoid" else 1
@@ -106,7 +106,7 @@ class IntegratedGradients(Method):
         citation="sundararajan2017axiomatic",
         covers=("interior-gradients",),
         needs=("gradient",),
-        taxonomy=_TREES,
+        taxonomy=TREES,
         claims=(
             "rowwise",
             "deterministic",
@@ -127,7 +127,7 @@ class IntegratedGradients(Method):
     )
 
     def explain(self, subject: Subject, ask: Ask, state: Any) -> Attribution:
-        _check(self.rule, self.steps, self.tolerance, self.max_steps)
+        check_settings(self.rule, self.steps, self.tolerance, self.max_steps)
         base = start(ask, self.baseline)
         end = at_place(ask, ask.inputs.floats)
         ends = score.at(ask, end), score.at(ask, base)
@@ -154,16 +154,16 @@ class IntegratedGradients(Method):
             t[rows] = 0
 
         def points(row: Tensor, step: Tensor) -> Floats:
-            return tuple(torch.lerp(b[row], e[row], _column(at[step], e)) for b, e in zip(base, end, strict=True))
+            return tuple(torch.lerp(b[row], e[row], column(at[step], e)) for b, e in zip(base, end, strict=True))
 
         def fold(row: Tensor, step: Tensor, found: Gradient) -> None:
             for t, g in zip(total, found.grads, strict=True):
-                t.index_add_(0, row.to(t.device), g * _column(weights[step], g))
+                t.index_add_(0, row.to(t.device), g * column(weights[step], g))
 
         gradient.sweep(ask, steps, points, fold, label=self.card.title, rows=rows)
 
 
-def _column(values: Tensor, like: Tensor) -> Tensor:
+def column(values: Tensor, like: Tensor) -> Tensor:
     return values.to(device=like.device, dtype=like.dtype).reshape(-1, *[1] * (like.dim() - 1))
 
 
@@ -211,7 +211,7 @@ class ExpectedGradients(Method):
         scope="semi-local",
         citation="erion2021improving",
         needs=("gradient", "data"),
-        taxonomy=_TREES,
+        taxonomy=TREES,
         claims=(
             "rowwise",
             "seeded",
@@ -228,7 +228,7 @@ class ExpectedGradients(Method):
     )
 
     def explain(self, subject: Subject, ask: Ask, state: Any) -> Attribution:
-        _check("gauss-legendre", self.steps, 1.0, max(1, self.samples))
+        check_settings("gauss-legendre", self.steps, 1.0, max(1, self.samples))
         background = _background(ask)
         end = at_place(ask, ask.inputs.floats)
         mean = _mean_score(ask, background)
@@ -246,11 +246,11 @@ class ExpectedGradients(Method):
 
         def points(row: Tensor, job: Tensor) -> Floats:
             pairs = zip(background, end, strict=True)
-            return tuple(torch.lerp(b[job // self.steps], e[row], _column(at[job % self.steps], e)) for b, e in pairs)
+            return tuple(torch.lerp(b[job // self.steps], e[row], column(at[job % self.steps], e)) for b, e in pairs)
 
         def fold(row: Tensor, job: Tensor, found: Gradient) -> None:
             for t, e, b, g in zip(total, end, background, found.grads, strict=True):
-                share = _column(weights[job % self.steps] / count, g)
+                share = column(weights[job % self.steps] / count, g)
                 t.index_add_(0, row.to(t.device), (e[row] - b[job // self.steps]) * g * share)
 
         gradient.sweep(ask, count * self.steps, points, fold, label=self.card.title)
@@ -301,7 +301,7 @@ class ExpectedGradients(Method):
 
         def points(row: Tensor, step: Tensor) -> Floats:
             which, at = pick(row, step)
-            return tuple(torch.lerp(b[which], e[row], _column(at, e)) for b, e in zip(background, end, strict=True))
+            return tuple(torch.lerp(b[which], e[row], column(at, e)) for b, e in zip(background, end, strict=True))
 
         def fold(row: Tensor, step: Tensor, found: Gradient) -> None:
             which, _ = pick(row, step)
@@ -314,9 +314,9 @@ class ExpectedGradients(Method):
 
 
 def _moments(total: Floats, square: Floats, used: Tensor) -> tuple[Floats, Floats]:
-    mean = tuple(t / _column(used, t) for t in total)
-    spread = tuple((q / _column(used, q) - m**2).clamp(min=0) for q, m in zip(square, mean, strict=True))
-    return mean, tuple((v / _column((used - 1).clamp(min=1), v)).sqrt() for v in spread)
+    mean = tuple(t / column(used, t) for t in total)
+    spread = tuple((q / column(used, q) - m**2).clamp(min=0) for q, m in zip(square, mean, strict=True))
+    return mean, tuple((v / column((used - 1).clamp(min=1), v)).sqrt() for v in spread)
 
 
 def _background(ask: Ask) -> Floats:
@@ -344,95 +344,3 @@ def _mean_score(ask: Ask, background: Floats) -> Tensor:
 
     score.sweep(ask, count, lambda row, step: tuple(b[step] for b in background), fold)
     return total / count
-
-
-@dataclass(frozen=True, kw_only=True)
-class Conductance(Method):
-    """How much of the score's change flows through each unit of a layer?
-
-    For the units y of ``layer=`` and the straight path from baseline to input,
-    ``values[j] = ∫₀¹ dS/dy_j · dy_j/da da``, in score units; positive raises the score. The values of a row sum to
-    S(x) - S(x') in every layer that all information passes through; the gap is measured. The integral is a sum of
-    dS/dy at the middle of each piece of the path times the change of y over the piece, so it also holds at kinks.
-
-    Args:
-        baseline: of the input: a number, or "zero", "mean", "blur", "min", "max"; ``data=`` gives the baseline itself.
-        tolerance, steps, max_steps: as for integrated gradients; ``steps`` is the number of pieces.
-
-    Cost: ``steps`` forwards and backwards above the layer, ``steps`` + 1 forwards below it.
-    Known failure: a layer beside which information passes (a skip connection) can't sum to the change.
-    Source: Dhamdhere, Sundararajan & Yan 2018, eq. 3; Shrikumar, Su & Kundaje 2018, eq. 6 (the sum over pieces).
-
-    Example:
-        >>> import torch, pellucid as px
-        >>> net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2)).eval()
-        >>> result = px.explain(net, torch.ones(1, 3), "conductance", layer="1")
-        >>> result.values.shape
-        torch.Size([1, 4])
-    """
-
-    baseline: float | str = 0.0
-    tolerance: float = 0.01
-    steps: int | None = None
-    max_steps: int = 512
-
-    card: ClassVar[Card] = Card(
-        name="conductance",
-        title="Conductance",
-        question="How much of the score's change flows through each unit of a layer?",
-        form="attribution",
-        scope="semi-local",
-        citation="dhamdhere2018how",
-        needs=("gradient", "layers"),
-        taxonomy=_TREES,
-        claims=("rowwise", "deterministic", "spelling invariant", "score scale"),
-        trial={"tolerance": 0.05, "max_steps": 64},
-        cost="8 or more forwards and backwards",
-        supports=("which hidden units carry the difference to the baseline",),
-        limits=("what a unit stands for", "units beside which a skip connection carries the same information"),
-    )
-
-    def explain(self, subject: Subject, ask: Ask, state: Any) -> Attribution:
-        _check("midpoint", self.steps, self.tolerance, self.max_steps)
-        base = reference.baseline(self.baseline, ask.inputs, ask.data)
-        ends = score.at_input(ask, ask.inputs.floats), score.at_input(ask, base)
-        todo, steps = list(range(ask.inputs.rows)), self.steps or min(8, self.max_steps)
-        values: list[Tensor | None] = [None] * ask.inputs.rows
-        used = torch.zeros(ask.inputs.rows, dtype=torch.long)
-        while todo:
-            for i, found in zip(todo, self._pieces(ask, base, steps, todo), strict=True):
-                values[i] = found
-            used[todo] += 2 * steps + 1
-            total = torch.stack([v for v in values if v is not None])
-            facts = gaps((total,), *ends)
-            steps *= 2
-            if self.steps is not None or steps > self.max_steps:
-                break
-            todo = [i for i in todo if not facts["relative_gap"][i] <= self.tolerance]
-        facts |= {"steps": used, "converged": (facts["relative_gap"] <= self.tolerance).double()}
-        return Attribution(values=total, baseline=ask.inputs.wrap(base), facts=facts)
-
-    def _pieces(self, ask: Ask, base: Floats, steps: int, rows: list[int]) -> Tensor:
-        """Sum over the pieces of gradient at the middle times change of the layer over the piece."""
-        total: dict[int, Tensor] = {}
-        before: dict[int, Tensor] = {}
-        pending: dict[int, Tensor] = {}
-
-        def points(row: Tensor, step: Tensor) -> Floats:
-            at = step.double() / (2 * steps)  # even nodes end pieces, odd ones are their middles
-            return tuple(
-                torch.lerp(b[row], e[row], _column(at, e)) for b, e in zip(base, ask.inputs.floats, strict=True)
-            )
-
-        def fold(row: Tensor, step: Tensor, found: Gradient) -> None:
-            for k, (r, s) in enumerate(zip(row.tolist(), step.tolist(), strict=True)):
-                value, slope = found.values[0][k], found.grads[0][k]
-                if s % 2:
-                    pending[r] = slope
-                    continue
-                if s:
-                    total[r] = total.get(r, 0) + pending.pop(r) * (value - before[r])
-                before[r] = value
-
-        gradient.sweep(ask, 2 * steps + 1, points, fold, label=self.card.title, rows=rows, at_input=True)
-        return torch.stack([total[r] for r in rows])
