@@ -259,6 +259,6 @@ def test_weight_gradients_are_not_computed():
 
 
 def test_long_recurrences():
-    model, x = sequence.FLOAT["rnn"](), image(1, 1, 1).expand(1, 1, 3000, sequence.WIDTH)[0]
+    model, x = sequence.FLOAT["rnn"](), image(1, 1, 1).expand(1, 1, 800, sequence.WIDTH)[0]
     got = rules.backward(model, x, score, rules.epsilon_lrp(), model=model)
     assert got.values[0].isfinite().all()

@@ -164,3 +164,15 @@ def test_inputs_without_gradient_say_where_to_stop():
     model = stock.settle(sequence.Tokens())
     with pytest.raises(NeedError, match="at='embedding'"):
         rules.backward(model, sequence.token_ids(), score, rules.gradient(), model=model)
+
+
+def test_a_place_that_is_one_of_several_outputs_of_its_operation():
+    class Second(nn.Module):
+        def forward(self, x):
+            return x.chunk(2, 1)[1]
+
+    model, x = nn.Sequential(nn.Tanh(), Second(), nn.Sigmoid()), image(2, 1, 2).flatten(1)
+    found = rules.backward(model, x, score, rules.gradient(), at="1", model=model)
+    y = found.points[0].sigmoid()
+    want = y * (1 - y) * torch.tensor([0.0, 1.0])
+    assert torch.allclose(found.values[0], want, rtol=1e-12)
