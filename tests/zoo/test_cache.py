@@ -55,8 +55,9 @@ def test_another_process_trains_to_identical_files(tmp_path: Path) -> None:
     # Python's own generator is compared here, as run-time checks of types draw from it in the tests' process.
     code = """
 import random, sys
-from pellucid import zoo
+from pellucid import worlds, zoo
 before = random.getstate()
+worlds.photographs(size=16)
 zoo.load("iris-mlp", cache=sys.argv[1])
 assert random.getstate() == before
 """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,20 @@ from pellucid.worlds.world import World, split_rows
 
 _SPLIT_SEED = 0
 _UCI_LICENCE = "CC BY 4.0, https://creativecommons.org/licenses/by/4.0/ (UCI Machine Learning Repository)"
+
+
+def sample_sets() -> ModuleType:
+    """scikit-learn's ``datasets``, imported without a trace.
+
+    Packages that it imports draw from Python's global generator while they load, which would change what a
+    seeded program does next.
+    """
+    state = random.getstate()
+    try:
+        from sklearn import datasets
+    finally:
+        random.setstate(state)
+    return datasets
 
 
 def digits(*, seed: int = _SPLIT_SEED, test_fraction: float = 0.25) -> World:
@@ -24,9 +40,7 @@ def digits(*, seed: int = _SPLIT_SEED, test_fraction: float = 0.25) -> World:
     >>> worlds.digits()
     World('digits', 1797×1×8×8, 1347 train + 450 test rows)
     """
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
+    bunch = sample_sets().load_digits()
     train_rows, test_rows = split_rows(bunch.target, seed=seed, test_fraction=test_fraction, stratify=True)
     return World(
         name="digits",
@@ -53,10 +67,8 @@ def iris(*, seed: int = _SPLIT_SEED, test_fraction: float = 0.25) -> World:
     >>> worlds.iris().classes
     ('setosa', 'versicolor', 'virginica')
     """
-    from sklearn.datasets import load_iris
-
     source = "R. A. Fisher, Iris, 1936, doi:10.24432/C56C76."
-    return _table("iris", load_iris(), seed, test_fraction, attribution=source)
+    return _table("iris", sample_sets().load_iris(), seed, test_fraction, attribution=source)
 
 
 def wine(*, seed: int = _SPLIT_SEED, test_fraction: float = 0.25) -> World:
@@ -70,10 +82,8 @@ def wine(*, seed: int = _SPLIT_SEED, test_fraction: float = 0.25) -> World:
     >>> worlds.wine().features[:2]
     ('alcohol', 'malic acid')
     """
-    from sklearn.datasets import load_wine
-
     source = "S. Aeberhard and M. Forina, Wine, 1991, doi:10.24432/C5PC7J."
-    return _table("wine", load_wine(), seed, test_fraction, attribution=source)
+    return _table("wine", sample_sets().load_wine(), seed, test_fraction, attribution=source)
 
 
 def breast_cancer(*, seed: int = _SPLIT_SEED, test_fraction: float = 0.25) -> World:
@@ -87,10 +97,8 @@ def breast_cancer(*, seed: int = _SPLIT_SEED, test_fraction: float = 0.25) -> Wo
     >>> worlds.breast_cancer().classes
     ('malignant', 'benign')
     """
-    from sklearn.datasets import load_breast_cancer
-
     source = "W. Wolberg et al., Breast Cancer Wisconsin (Diagnostic), 1993, doi:10.24432/C5DW2B."
-    return _table("breast-cancer", load_breast_cancer(), seed, test_fraction, attribution=source)
+    return _table("breast-cancer", sample_sets().load_breast_cancer(), seed, test_fraction, attribution=source)
 
 
 def diabetes(*, seed: int = _SPLIT_SEED, test_fraction: float = 0.25) -> World:
@@ -106,9 +114,7 @@ def diabetes(*, seed: int = _SPLIT_SEED, test_fraction: float = 0.25) -> World:
     >>> world.original_labels(world.labels[:3]).round().tolist()
     [151.0, 75.0, 141.0]
     """
-    from sklearn.datasets import load_diabetes
-
-    bunch = load_diabetes(scaled=False)
+    bunch = sample_sets().load_diabetes(scaled=False)
     bunch.target_names = ("disease progression",)
     bunch.feature_names = _DIABETES_FEATURES
     source = "B. Efron, T. Hastie, I. Johnstone and R. Tibshirani, Least Angle Regression, Ann. Statist. 32, 2004."

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from pellucid.contract.errors import InputError
+from pellucid.worlds.bundled import sample_sets
 from pellucid.worlds.world import World
 
 # Only photographs whose licence is stated by the package that carries them.
@@ -33,13 +34,14 @@ def photographs(*, size: int = 224) -> World:
     """
     from skimage import data
     from skimage.transform import resize
-    from sklearn.datasets import load_sample_image
 
     if not 8 <= size <= 1024:
         raise InputError("The 'size' of photographs must be between 8 and 1024 pixels", got=repr(size))
     squares = []
     for name in CREDITS:
-        picture = load_sample_image(f"{name}.jpg") if name in ("china", "flower") else getattr(data, name)()
+        picture = (
+            sample_sets().load_sample_image(f"{name}.jpg") if name in ("china", "flower") else getattr(data, name)()
+        )
         height, width = picture.shape[:2]
         side = min(height, width)
         top, left = (height - side) // 2, (width - side) // 2
