@@ -1,6 +1,8 @@
 """How much faster is one way than another, at the same result? Interleaved runs, medians of ratios, one table.
 
-Absolute times mean little on a shared machine; ratios of neighbouring runs do.
+Absolute times mean little on a shared machine; ratios of neighbouring runs do. Where other work takes turns on the
+cores, threads wait for each other and even ratios mislead: `use_one_thread` then measures the time that one thread
+spends on a core, which other work hardly moves.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_clock: Callable[[], float] = time.perf_counter
+
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 
@@ -34,6 +38,13 @@ class Row:
     difference: float
     limit: float | None = None
     memory: float | None = None
+
+
+def use_one_thread() -> None:
+    """Run torch on one thread and count only the seconds it has a core."""
+    global _clock
+    torch.set_num_threads(1)
+    _clock = time.thread_time
 
 
 def compare(
@@ -61,9 +72,9 @@ def compare(
         way()
     for _ in range(max(repeats, 5)):
         for way, seconds in zip(ways, times, strict=True):
-            start = time.perf_counter()
+            start = _clock()
             way()
-            seconds.append(time.perf_counter() - start)
+            seconds.append(_clock() - start)
     row = Row(
         task=task,
         ours=statistics.median(times[0]),
@@ -104,7 +115,8 @@ def machine() -> str:
     """The machine, generically."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{cores} CPU cores{gpu}, {platform.system()}, torch {torch.__version__.split('+')[0]}"
+    threads = "one thread's own time, " if _clock is time.thread_time else ""
+    return f"{threads}{cores} CPU cores{gpu}, {platform.system()}, torch {torch.__version__.split('+')[0]}"
 
 
 _HEADER = "| task | ours, s | other, s | other / ours | ours / limit | difference | peak, MiB |"
