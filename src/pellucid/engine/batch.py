@@ -20,8 +20,11 @@ Result = TypeVar("Result")
 
 DEFAULT_CPU = 1 << 30
 LARGEST_CHUNK = 4096
-USABLE = 0.4  # kernels have workspaces of their own, and the allocator holds freed blocks back: measured, about as much again
-_COSTS: weakref.WeakKeyDictionary[nn.Module, dict[Any, int]] = weakref.WeakKeyDictionary()
+# The C library returns larger blocks to the system, and taking them anew costs page faults.
+LARGEST_TENSOR = 32 << 20
+# Kernels have workspaces of their own, and the allocator holds freed blocks back: measured, about as much again.
+USABLE = 0.4
+_COSTS: weakref.WeakKeyDictionary[nn.Module, dict[Any, tuple[int, int]]] = weakref.WeakKeyDictionary()
 _UNITS = {"kb": 1 << 10, "kib": 1 << 10, "mb": 1 << 20, "mib": 1 << 20, "gb": 1 << 30, "gib": 1 << 30}
 
 
@@ -52,13 +55,14 @@ class Meter(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.alive: dict[int, Any] = {}
-        self.now = self.peak = 0
+        self.now = self.peak = self.largest = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        for x in tree_leaves(out):
-            if isinstance(x, Tensor) and x.layout == torch.strided:
-                self._add(x.untyped_storage())
+        given = {s._cdata for s in _storages((args, kwargs))}
+        for storage in _storages(out):
+            if storage._cdata not in given:  # a view, of a weight for example, takes no memory of its own
+                self._add(storage)
         return out
 
     def _add(self, storage: Any) -> None:
@@ -73,6 +77,11 @@ class Meter(TorchDispatchMode):
         self.alive[key] = weakref.ref(storage, gone)
         self.now += size
         self.peak = max(self.peak, self.now)
+        self.largest = max(self.largest, size)
+
+
+def _storages(values: Any) -> list[Any]:
+    return [x.untyped_storage() for x in tree_leaves(values) if isinstance(x, Tensor) and x.layout == torch.strided]
 
 
 class Progress:
@@ -128,8 +137,8 @@ def run(
                 tell(1)
                 done = 1
             del result
-            size = _remember(cost, max(1, meter()))
-        chunk = _chunk(size, memory)
+            size = _remember(cost, meter())
+        chunk = _chunk(*size, memory)
         while done < jobs:
             stop = min(jobs, done + chunk)
             try:
@@ -145,17 +154,18 @@ def run(
             done = stop
 
 
-def _chunk(size: int, memory: int) -> int:
+def _chunk(size: int, largest: int, memory: int) -> int:
+    """Jobs at once, where one takes `size` bytes in all and `largest` in its largest tensor."""
     if size > memory:
         raise MemoryBudgetError(
             "The 'memory' must hold at least one row",
             got=f"{memory / 2**20:.1f} MiB where one row takes about {size / 2**20:.1f} MiB",
             hint=f"memory={size * 2}",
         )
-    return int(max(1, min(LARGEST_CHUNK, USABLE * memory // size)))
+    return int(max(1, min(LARGEST_CHUNK, USABLE * memory // size, LARGEST_TENSOR // largest)))
 
 
-def _known(cost: tuple[nn.Module | None, Any]) -> int | None:
+def _known(cost: tuple[nn.Module | None, Any]) -> tuple[int, int] | None:
     module, key = cost
     return None if module is None else _COSTS.get(module, {}).get(key)
 
@@ -163,7 +173,7 @@ def _known(cost: tuple[nn.Module | None, Any]) -> int | None:
 _REMEMBER = threading.Lock()
 
 
-def _remember(cost: tuple[nn.Module | None, Any], size: int) -> int:
+def _remember(cost: tuple[nn.Module | None, Any], size: tuple[int, int]) -> tuple[int, int]:
     module, key = cost
     if module is not None:
         with _REMEMBER:
@@ -172,15 +182,16 @@ def _remember(cost: tuple[nn.Module | None, Any], size: int) -> int:
 
 
 @contextlib.contextmanager
-def _measure(device: torch.device) -> Iterator[Callable[[], int]]:
+def _measure(device: torch.device) -> Iterator[Callable[[], tuple[int, int]]]:
+    """Bytes at once and in the largest tensor, as at least 1; on an accelerator the latter does not matter."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-        yield lambda: torch.cuda.max_memory_allocated(device) - before
+        yield lambda: (max(1, torch.cuda.max_memory_allocated(device) - before), 1)
     else:
         meter = Meter()
         with meter:
-            yield lambda: meter.peak
+            yield lambda: (max(1, meter.peak), max(1, meter.largest))
 
 
 def out_of_memory(error: BaseException) -> bool:
