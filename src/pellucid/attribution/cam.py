@@ -130,6 +130,7 @@ def at_spatial_layer(subject: Subject, ask: Ask, label: str) -> tuple[Place, gra
     asked = replace(ask, layer=place)
     found = gradient.once(asked, label)
     ask.remember(found.output)
+    ask.path = asked.path
     if found.values[0].dim() not in (4, 5):
         names = list(dict.fromkeys(str(s.place) for s in _passed(subject, ask) if s.spatial))
         raise LayerError(

@@ -338,7 +338,9 @@ def _drops(ask: Ask, held: Inputs, masks: Masks, count: int, fills: list[tuple[T
     def fold(rows: Tensor, which: Tensor, found: Tensor) -> None:
         answers[rows, which] = found
 
-    score.sweep(replace(ask, _target=watched), jobs + 1, points, fold, label=label)
+    asked = replace(ask, _target=watched)
+    score.sweep(asked, jobs + 1, points, fold, label=label)
+    ask.path = asked.path
     changed = answers[:, :jobs].reshape(held.rows, len(fills), count, 2)
     clean = answers[:, jobs]
     return _Seen(clean[:, 0], clean[:, None, None, 0] - changed[..., 0], clean[:, 1], changed[..., 1])
