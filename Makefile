@@ -7,17 +7,20 @@ TESTS := $(BIN)/python -m pytest -n 2
 export OMP_NUM_THREADS ?= 1
 export MPLBACKEND ?= Agg
 
-.PHONY: demo test test-quick test-slow lint format readme clean
+.PHONY: demo test test-quick test-examples test-slow lint format docs readme clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
 	$(BIN)/pellucid demo --out demo/index.html --force
 
-test: test-quick test-slow
+test: test-quick test-examples test-slow
 
-# Tests of a few seconds each, and every example in the docstrings and the README, with shapes and types checked.
 test-quick: .venv/installed
-	$(TESTS) -m "not slow" --doctest-modules --jaxtyping-packages=pellucid,beartype.beartype tests src/pellucid
+	$(TESTS) -m "not slow" tests
+
+# Every example in the docstrings; what the functions get and give is held against their signatures.
+test-examples: .venv/installed
+	$(TESTS) --doctest-modules --jaxtyping-packages=pellucid,signatures.hold src/pellucid
 
 test-slow: .venv/installed
 	$(TESTS) -m slow tests
@@ -27,6 +30,9 @@ lint: .venv/lint
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/house
+
+docs: .venv/docs
+	$(BIN)/sphinx-build -W -q docs docs/_build
 
 readme: .venv/installed
 	$(BIN)/python docs/readme.py
@@ -44,6 +50,10 @@ format: .venv/lint
 
 .venv/lint: .venv/installed
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[lint]"
+	touch $@
+
+.venv/docs: .venv/installed
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[docs]"
 	touch $@
 
 clean:
