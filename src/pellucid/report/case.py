@@ -102,6 +102,12 @@ class Case:
         return f"{said}, and it is" if self.right else f"{said}, but it is “{self.truth}”"
 
     @property
+    def second(self) -> str:
+        """What came second."""
+        share = self.answer.second_share
+        return "" if share is None else f"“{self.answer.second_name}” {percent(share)}"
+
+    @property
     def margin(self) -> str:
         """How far ahead the answer is of the second."""
         if self.answer.share is None or self.answer.second_share is None:
@@ -115,15 +121,14 @@ def picture_of(image: Tensor, ink: bool) -> Any:
 
 
 def outlined(pixels: Any, mask: Tensor) -> Any:
-    """The picture enlarged in whole steps, with the cells of the mask framed."""
+    """The picture enlarged in whole steps, with what the mask holds framed."""
+    from scipy.ndimage import binary_erosion
+
     step = max(1, -(-SMALLEST // min(pixels.shape[:2])))
     big = pixels.repeat(step, 0).repeat(step, 1)
-    width = step // 8
-    for line, column in mask.nonzero().tolist() if width else ():
-        cell = big[line * step : (line + 1) * step, column * step : (column + 1) * step]
-        inside = cell[width:-width, width:-width].copy()
-        cell[:] = FRAME
-        cell[width:-width, width:-width] = inside
+    held = mask.numpy().repeat(step, 0).repeat(step, 1)
+    inside = binary_erosion(held, iterations=max(2, min(big.shape[:2]) // 64), border_value=1)
+    big[held & ~inside] = FRAME
     return big
 
 
@@ -168,12 +173,11 @@ def add_why(made: Case, found: Why | None, row: Tensor, classes: Sequence[str], 
     one, other = class_name(found.towards, classes), class_name(found.against, classes)
     made.why_title = f"Why “{one}” rather than “{other}”?"
     made.why_verdicts = attribution.row_verdicts(found.result, 0)
-    part = "pixel" if row.dim() == 4 else "feature"
-    made.why_words = found.sentences(classes, part)
+    made.why_words = found.sentences(classes)
     check = found.erasure
     if check is not None and check.count is not None:
         new = class_name(check.answer, classes)
-        made.check = f"{counted(check.count, part)} erased: “{new}”"
+        made.check = f"{counted(check.count, check.part)} erased: “{new}”"
     elif check is not None:
         made.check = "erasing changes nothing"
     if row.dim() != 4:
@@ -195,8 +199,8 @@ def add_why(made: Case, found: Why | None, row: Tensor, classes: Sequence[str], 
         made.why.append(
             Picture(
                 image=uri(outlined(picture_of(check.erased[0], ink), check.mask)),
-                alt=f"The same input with {counted(check.count, part)} erased, which the network reads as {new}.",
-                caption=f"{counted(check.count, part)} erased: now read as “{new}” ({percent(check.share)})",
+                alt=f"The same input with {counted(check.count, check.part)} erased, which the network reads as {new}.",
+                caption=f"{counted(check.count, check.part)} erased: now read as “{new}” ({percent(check.share)})",
             )
         )
 
@@ -235,7 +239,7 @@ def panel(result: Attribution, row: int, *, own_title: str = "") -> Panel:
 
 
 def _drawn(result: Explanation, caption: str) -> Picture:
-    module, wanted = viewer(result), Options()
+    module, wanted = viewer(result), Options(headed=False)
     return Picture(image=pages.image(result, module, wanted), alt=module.alt(result, wanted), caption=caption)
 
 

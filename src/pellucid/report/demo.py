@@ -126,4 +126,4 @@ def _title(hero: Case) -> str:
 def _shares(subject: Subject, inputs: Tensor) -> Tensor:
     with untouched(subject.module):
         output = predict(subject, as_inputs(inputs), DEFAULT_CPU)
-    return torch.stack([confidence(scores) for scores in output.cpu().double()])
+    return confidence(output.cpu().double())

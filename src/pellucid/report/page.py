@@ -13,9 +13,6 @@ from pellucid.contract import Explanation
 from pellucid.contract.errors import InputError
 from pellucid.contract.storage import write
 from pellucid.show import heard, options, pages, viewer
-from pellucid.show.facts import title_of
-
-LARGEST = 3 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,11 +21,6 @@ class Section:
 
     heading: str
     parts: Sequence[Any] = ()
-
-    @property
-    def anchor(self) -> str:
-        """Where links lead."""
-        return pages.slug(self.heading)
 
 
 def page(*sections: Any, title: str = "Explanations", audience: str = "layperson", **given: Any) -> str:
@@ -53,12 +45,12 @@ def page(*sections: Any, title: str = "Explanations", audience: str = "layperson
         parts = []
         for part in section.parts:
             if isinstance(part, Explanation):
-                parts.append(pages.piece(part, viewer(part), audience, wanted, style=False))
+                parts.append(pages.piece(part, viewer(part), audience, wanted, level=3 if section.heading else 2))
             elif isinstance(part, str):
                 parts.append(Markup("<p>{}</p>").format(pages.clean(part, 4000)))
             else:
                 raise InputError("The parts of a section must be results or text", got=type(part).__name__)
-        body.append(pages.render("section.html", section=section, parts=parts))
+        body.append(pages.section(section.heading, parts))
     return pages.document(title, pages.render("plain.html", title=title, body=body))
 
 
@@ -72,7 +64,7 @@ def _sections(given: Sequence[Any]) -> list[Section]:
                 Section(heading=str(k), parts=v if isinstance(v, list | tuple) else (v,)) for k, v in part.items()
             ]
         else:
-            found.append(Section(heading=title_of(part) if isinstance(part, Explanation) else "", parts=(part,)))
+            found.append(Section(heading="", parts=(part,)))
     return found
 
 

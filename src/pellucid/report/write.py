@@ -54,6 +54,8 @@ class Story:
             "report.html",
             **{name: getattr(self, name) for name in self.__dataclass_fields__},
             open=audience == "engineer",
+            choices=any(c.answer.second_share is not None for c in self.cases),
+            checks=any(c.check for c in self.cases),
             truths=any(c.truth for c in self.cases),
             pictures=any(c.picture is not None for c in self.cases),
         )
@@ -168,7 +170,7 @@ def way(found: Found, row: Any, subject: Subject) -> str:
 def whole(found: Found, audience: str) -> list[Markup]:
     """The results that tell of the network rather than of a row."""
     told = found.of("rules", "semantics", "measure", "text")
-    return [pages.piece(r, viewer(r), audience, Options(rows=MOST), style=False) for r in told]
+    return [pages.piece(r, viewer(r), audience, Options(rows=MOST)) for r in told]
 
 
 def about(subject: Subject, found: Found, seed: int) -> list[tuple[str, str]]:

@@ -82,10 +82,9 @@ def _answer(scores: Tensor, classes: Sequence[str]) -> Answer:
 
 
 def confidence(scores: Tensor) -> Tensor:
-    """Scores as shares of one: as they are where they already are shares, otherwise by softmax."""
-    if bool((scores >= 0).all()) and abs(float(scores.sum()) - 1) < 1e-3:
-        return scores
-    return torch.softmax(scores, -1)
+    """Scores (..., classes) as shares of one: as they are where a row already holds shares, otherwise by softmax."""
+    already = (scores >= 0).all(-1, keepdim=True) & ((scores.sum(-1, keepdim=True) - 1).abs() < 1e-3)
+    return torch.where(already, scores, torch.softmax(scores, -1))
 
 
 def class_name(index: int, classes: Sequence[str]) -> str:

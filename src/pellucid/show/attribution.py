@@ -34,7 +34,7 @@ def figure(result: Attribution, wanted: Options) -> Figure:
             if row < part.rows:
                 _PANELS[part.kind](body[row, column], result, part, row, heads[row], names[row], wanted)
     more = "" if drawn == rows else f"; {counted(rows - drawn, 'more row')} not drawn"
-    draw.head(whole, f"{title_of(result)}{more}")
+    draw.head(whole, wanted.headed, f"{title_of(result)}{more}")
     return whole
 
 

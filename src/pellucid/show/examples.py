@@ -31,7 +31,7 @@ def figure(result: Examples, wanted: Options) -> Figure:
     for row in range(drawn):
         _PANELS[kind](body[row], result, row, shown, heads[row], wanted)
     more = "" if drawn == rows else f"; {counted(rows - drawn, 'more row')} not drawn"
-    draw.head(whole, f"{title_of(result)}: {clean(result.role)} examples{more}")
+    draw.head(whole, wanted.headed, f"{title_of(result)}: {clean(result.role)} examples{more}")
     return whole
 
 
@@ -138,7 +138,7 @@ def _columns(place: Any, result: Examples, row: int, shown: int, head: Answer, w
     first = next(c for c in (given, *cases) if c is not None)
     count = min(len(first), wanted.features)
     names = result.context.features
-    heads = [("asked", head.name)] + [caption(result, row, k) for k in range(shown)]
+    heads = [("asked", head.name)] + [_heads(result, row, k) for k in range(shown)]
     for column, (values, (above, below)) in enumerate(zip([given, *cases], heads, strict=True)):
         x = (column + 1.9) / (shown + 2.9)
         draw.note(axes, x, 1.0, above, va="top", ha="center", fontsize=7.5, fontweight="bold", longest=16)
@@ -155,6 +155,15 @@ def _columns(place: Any, result: Examples, row: int, shown: int, head: Answer, w
     axes.axis("off")
     if count < len(first):
         draw.foot(place, f"{counted(len(first) - count, 'more feature')} not drawn")
+
+
+def _heads(result: Examples, row: int, place: int) -> tuple[str, str]:
+    """What stands over a column: the label, or the number where there is none; and the number with the weight."""
+    at, value = index(result, row, place), weight(result, row, place)
+    number_words = "" if at is None else f"no. {at}"
+    weighed = "" if value is None else f"{measure_word(result)} {number(value, 2)}"
+    name = label(result, row, place)
+    return (name or number_words, ", ".join(p for p in ((number_words if name else ""), weighed) if p))
 
 
 def _weights(place: Any, result: Examples, row: int, shown: int, head: Answer, wanted: Options) -> None:

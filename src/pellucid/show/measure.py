@@ -41,7 +41,7 @@ def figure(result: Measure, wanted: Options) -> Figure:
         axes.imshow(palette.coloured(strip, by), aspect="auto", interpolation="nearest")
         draw.bare(axes)
         draw.bar(whole, axes, by, clean(result.unit) or "value")
-    draw.head(whole, title)
+    draw.head(whole, wanted.headed, title)
     return whole
 
 

@@ -18,12 +18,14 @@ class Options:
         clip: percentile of the values' sizes that gets full colour.
         features: bars, units or neighbours drawn at most in a row.
         row: for rules, the row whose path is marked.
+        headed: whether the figure names its method.
     """
 
     rows: int = 8
     clip: float = 99.0
     features: int = 12
     row: int | None = None
+    headed: bool = True
 
 
 def options(given: dict[str, Any]) -> Options:

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
@@ -79,20 +80,30 @@ def _hash(text: str) -> str:
 
 def html(result: Explanation, module: Any, audience: str, wanted: Options, *, whole: bool) -> str:
     """One result: its figure, its words, and the engineer's figures."""
-    body = piece(result, module, audience, wanted, style=not whole)
-    return document(title_of(result), body) if whole else str(body)
+    if not whole:
+        return str(piece(result, module, audience, wanted, style=True))
+    body = section("", [piece(result, module, audience, wanted, level=2)])
+    return document(title_of(result), render("plain.html", title=title_of(result), body=[body]))
 
 
-def piece(result: Explanation, module: Any, audience: str, wanted: Options, *, style: bool) -> Markup:
-    """A result as a section: with its own `style` where no page gives one."""
+def section(heading: str, parts: Sequence[Markup]) -> Markup:
+    """A headed block of a page."""
+    return render("section.html", heading=heading, anchor=slug(heading), parts=parts)
+
+
+def piece(
+    result: Explanation, module: Any, audience: str, wanted: Options, *, style: bool = False, level: int = 3
+) -> Markup:
+    """A result under a heading of this level: with its own `style` where no page gives one."""
     account = module.account(result, wanted)
     rows, total = engineer.table(result, module, wanted)
     return render(
         "piece.html",
         title=title_of(result),
+        level=level,
         account=account,
         lines=row_lines(account.answers, account.mattered),
-        image=image(result, module, wanted),
+        image=image(result, module, replace(wanted, headed=False)),
         alt=module.alt(result, wanted),
         open=audience == "engineer",
         provenance=engineer.provenance(result),

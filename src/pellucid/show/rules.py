@@ -27,7 +27,7 @@ def figure(result: Rules, wanted: Options) -> Figure:
         whole = _tree(result, wanted)
     else:
         whole = _sentences(result, wanted)
-    draw.head(whole, head if math.isfinite(result.fidelity) else title_of(result))
+    draw.head(whole, wanted.headed, head if math.isfinite(result.fidelity) else title_of(result))
     return whole
 
 
@@ -43,7 +43,7 @@ def _tree(result: Rules, wanted: Options) -> Figure:
     )
     branches = list(root.walk())
     leaves, depth = [b for b in branches if not b.children], max(b.depth for b in branches)
-    whole = draw.canvas(1.9 * (depth + 1) + 1.2, 0.75 + 0.32 * max(len(leaves), 3))
+    whole = draw.canvas(2.0 * (depth + 1) + 1.2, 0.75 + 0.32 * max(len(leaves), 3))
     axes = whole.subplots()
     axes.axis("off")
     for branch in sorted(branches, key=lambda b: b.marked):
@@ -70,8 +70,8 @@ def _branch(axes: Any, branch: Branch) -> None:
         )
     if branch.children:
         box = {"boxstyle": "round,pad=0.32", "fc": "#f4f5f8", "ec": hue, "lw": width}
-        text = f"{branch.test} ≤ {branch.bound}?"
-        draw.note(axes, branch.depth, branch.line, text, va="center", fontsize=7.5, bbox=box, zorder=3, longest=26)
+        text = f"{clean(branch.test, 20)} ≤ {branch.bound}?"
+        draw.note(axes, branch.depth, branch.line, text, va="center", fontsize=7.5, bbox=box, zorder=3, longest=40)
     else:
         weight = "bold" if branch.marked else "normal"
         box = {"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none"}

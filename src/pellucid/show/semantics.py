@@ -23,7 +23,7 @@ def figure(result: Semantics, wanted: Options) -> Figure:
     table = result.scores if result.scores is not None else result.directions
     whole = draw.canvas(6.4, 0.9 + 0.26 * min(wanted.features, max(count(result), 2)) + 0.4)
     axes = whole.subplots()
-    draw.head(whole, _title(result, wanted))
+    draw.head(whole, wanted.headed, _title(result, wanted))
     if table is None:
         axes.axis("off")
         text = listed([name(result, i) for i in range(min(count(result), wanted.features))]) or "nothing to draw"
@@ -87,7 +87,7 @@ def _gallery(result: Semantics, wanted: Options) -> Figure:
         draw.photo(spot, palette.picture(images[unit, place] if several else images[unit]))
         if place == 0:
             _caption(spot, result, unit)
-    draw.head(whole, _title(result, wanted))
+    draw.head(whole, wanted.headed, _title(result, wanted))
     return whole
 
 

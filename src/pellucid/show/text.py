@@ -33,7 +33,9 @@ def figure(result: Text, wanted: Options) -> Figure:
         settings = {"color": draw.FAINT, "fontsize": 7.5} if faint else {"fontsize": 9}
         draw.note(axes, 0, position + 0.5, line, va="center", longest=WIDTH + 4, **settings)
     more = len(result.sentences) - most
-    draw.head(whole, title_of(result) + (f"; {counted(more, 'more sentence')} not drawn" if more > 0 else ""))
+    draw.head(
+        whole, wanted.headed, title_of(result) + (f"; {counted(more, 'more sentence')} not drawn" if more > 0 else "")
+    )
     return whole
 
 

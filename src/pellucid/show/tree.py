@@ -144,5 +144,5 @@ def _centre(branch: Branch) -> float:
 def leaf_words(branch: Branch) -> str:
     """A leaf in a few words."""
     share = "" if branch.share is None else f" ({round(branch.share * branch.rows):,} of {branch.rows:,})"
-    folded = f" … {counted(branch.folded, 'leaf').replace('leafs', 'leaves')} folded" if branch.folded else ""
+    folded = f" … {counted(branch.folded, 'leaf')} folded" if branch.folded else ""
     return f"{branch.says}{share or f' ({branch.rows:,})'}{folded}"

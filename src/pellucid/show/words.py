@@ -130,9 +130,15 @@ def listed(parts: Sequence[str]) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """1 row, 2 rows."""
-    plural = noun if count == 1 else f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
-    return f"{count:,} {plural}"
+    """1 row, 2 rows; 2 patches, 2 leaves."""
+    return f"{count:,} {noun if count == 1 else plural(noun)}"
+
+
+def plural(noun: str) -> str:
+    """More than one of it."""
+    if noun == "leaf":
+        return "leaves"
+    return f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}es" if noun.endswith("ch") else f"{noun}s"
 
 
 def pretty(name: str) -> str:
