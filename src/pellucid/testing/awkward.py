@@ -45,6 +45,7 @@ class Fixture:
         layer: the place to explain, where the input itself can't be.
         hidden: a place inside, for methods that explain or read one.
         spatial: a place laid out as rows, channels, height, width.
+        classes: how many scores a row has; methods that compare classes may refuse one alone.
         expect: "works", or the error that every method must raise.
         note: the mistake it catches.
     """
@@ -56,6 +57,7 @@ class Fixture:
     layer: str | None = None
     hidden: str | None = None
     spatial: str | None = None
+    classes: int = n.CLASSES
     expect: str | type[Exception] = "works"
     note: str = ""
 
@@ -334,6 +336,7 @@ def _make() -> tuple[Fixture, ...]:
         ),
         Fixture(
             name="one-score",
+            classes=1,
             build=lambda: _eval(n.Changed(lambda y: y.tanh().sum(1))),
             hidden="body.2",
             note="one number per row, and no class axis",

@@ -180,7 +180,16 @@ class GlobalNoise(HonestPath):
         return changed(super().explain(subject, ask, state), lambda v: v + 1e-3 * torch.randn_like(v))
 
 
-@lie("reproducible", twin=HonestNoise)
+@lie("reproducible")
+@dataclass(frozen=True, kw_only=True)
+class DrawsAnyway(HonestPath):
+    """Draws by the seed, and claims that nothing is drawn."""
+
+    def explain(self, subject: Subject, ask: Ask, state: Any) -> Any:
+        return changed(super().explain(subject, ask, state), lambda v: v + 1e-3 * ask.seed)
+
+
+@lie("seed used", twin=HonestNoise)
 @dataclass(frozen=True, kw_only=True)
 class IgnoresSeed(HonestNoise):
     """Draws, but always with the same seed."""

@@ -183,6 +183,17 @@ def counts_replicas(model: Any, *args: Any, **kwargs: Any) -> Any:
     return changed(result, lambda v: 2 * v) if isinstance(model, nn.DataParallel) else result
 
 
+_ANSWERED: dict[Any, Any] = {}
+
+
+@speak("weights followed")
+def remembers_answers(model: Any, inputs: Any, method: Method, **kwargs: Any) -> Any:
+    """Gives the last answer again where model and rows are the same objects."""
+    if _ANSWERED.get("model") is not model or _ANSWERED.get("inputs") is not inputs:
+        _ANSWERED.update(model=model, inputs=inputs, result=explain(model, inputs, method, **kwargs))
+    return _ANSWERED["result"]
+
+
 @speak("training mode")
 def leaves_evaluation_mode(model: Any, *args: Any, **kwargs: Any) -> Any:
     """Switches to evaluation mode and stays there."""

@@ -63,8 +63,7 @@ def settings(case: Case) -> None:
 def docstring(case: Case) -> None:
     """The docstring begins with the question answered, and has a source and an example."""
     text = type(case.method).__doc__ or ""
-    lines = text.strip().splitlines() or [""]
-    opening = " ".join(lines[:2]) if not lines[0].endswith("?") else lines[0]
-    demand(opening.split("?")[0] and "?" in opening, f"the first line asks no question: {lines[0]!r}")
+    first = (text.strip().splitlines() or [""])[0]
+    demand(first.endswith("?"), f"the first line asks no question: {first!r}")
     for word in ("Source", "Example", ">>>"):
         demand(word in text, f"the docstring has no {word!r}")

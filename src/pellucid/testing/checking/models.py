@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from pellucid.engine import Subject
-from pellucid.testing.case import Case, agree, change, demand, leaves, per_row
+from pellucid.testing.awkward import fixture
+from pellucid.testing.case import Case, agree, change, demand, leaves, module_of, per_row
 from pellucid.testing.checking.entry import check
+from pellucid.testing.snapshot import Snapshot
 
 ROWS = 3
+MANY = 15  # calls after which whatever is kept to be faster is in use
+ROUNDING = 1e-4  # what single precision may differ by on another path to the same result
+CONVOLUTIONAL = "batch-norm-resnet"
 
 
 def _transposed(x: Tensor) -> Tensor:
@@ -86,3 +92,45 @@ def training_mode(case: Case) -> None:
     allowed = per_row(case.explain(Subject(model, allow_train=True), inputs))
     demand(all(part.training for part in model.modules()), "the model's mode is not put back")
     agree(plain, allowed, 1e-6, "training mode, allowed")
+
+
+@check("weights followed")
+def weights_followed(case: Case) -> None:
+    """After many calls the result is still that of the first, and a change of the weights is seen at once."""
+    for name in dict.fromkeys((case.fixture.name, CONVOLUTIONAL)):
+        here = case if name == case.fixture.name else dataclasses.replace(case, fixture=fixture(name))
+        try:
+            here.explain(here.model(), here.inputs(ROWS))
+        except Exception as error:
+            if name != case.fixture.name and isinstance(error, here.allowed()):
+                continue
+            raise
+        _follow(here)
+
+
+def _follow(case: Case) -> None:
+    model, inputs = case.model(), case.inputs(ROWS)
+    before = Snapshot.of(model, inputs)
+    first = per_row(case.explain(model, inputs))
+    for _ in range(MANY):
+        last = per_row(case.explain(model, inputs))
+    agree(first, last, ROUNDING, f"call 1 and call {MANY + 1} on {case.fixture.name}")
+    changed = before.difference(Snapshot.of(model, inputs))
+    demand(not changed, f"many calls left a trace:\n{changed}")
+    for way, alter in {"in place": _scale, "by new data": _renew}.items():
+        alter(module_of(model))
+        fresh = case.model()
+        module_of(fresh).load_state_dict(module_of(model).state_dict())
+        new, expected = per_row(case.explain(model, inputs)), per_row(case.explain(fresh, inputs))
+        agree(new, expected, ROUNDING, f"weights changed {way} on {case.fixture.name}")
+
+
+def _scale(module: nn.Module) -> None:
+    with torch.no_grad():
+        for x in module.parameters():
+            x.mul_(1.25)
+
+
+def _renew(module: nn.Module) -> None:
+    for x in module.parameters():
+        x.data = x.data * 0.5
