@@ -7,7 +7,7 @@
     scores = halves.above(activation.requires_grad_()) # differentiable to the activation
 
 A plan is a recorded graph with batch-norm folded, sums and ReLUs joined to the convolution before them, memory layout
-chosen, and weights of its own that ask for no gradient; `kind="forward"` also uses fused kernels and inference mode.
+chosen, fused kernels on a CPU, and weights of its own that ask for no gradient; `kind="forward"` runs in inference mode.
 The user's model is read and run, never edited. What is doubtful is refused: hooks, training mode, data-dependent
 branches, operations whose result depends on the batch, models that draw random numbers or change themselves.
 
@@ -16,8 +16,10 @@ Every plan is compared with the model when it is made, at one row and at two: ou
 to such rounding; a ReLU within rounding of zero may decide differently, as it may between two float32 runs on
 different machines.
 
-Cost of making one: a copy of the weights, some milliseconds of tracing, and about ten forward passes of one row.
-Ask `worth` first where few passes are planned.
+Cost of making one: a copy of the weights (up to three of a convolution's, in the orders its kernels read), some
+milliseconds of tracing, and a run of the model on one row (and back) and on two, with as many of the plan. `worth`
+says whether so many passes repay it. Reverse-mode derivatives of any order work; forward-mode and `torch.func.vmap`
+do not.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ from pellucid.engine.plan_watch import Watch, obstacle
 Kind = Literal["gradient", "forward"]
 
 # Plans kept for one model; each holds a copy of the weights.
-_KEPT = 8
+_KEPT = 4
 # Measured: making a plan costs about this many one-row forward-and-backward passes, and each pass saves this share.
 _PASSES_TO_MAKE, _SHARE_SAVED = 8, 0.25
 
