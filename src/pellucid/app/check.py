@@ -161,7 +161,7 @@ def _operations(loaded: models.Loaded, rows: Inputs, name: str, place: str | Non
     terminal.say(f"\nOperations under the rules of {name!r}:")
     terminal.say(terminal.table(("operation", "module", "line", "rule", "problem"), lines, wrap=4))
     problems = sum(bool(r.problem) for r in found)
-    terminal.say(f"\n{len(found)} operations, {problems or 'none'} without a rule")
+    terminal.say(f"\n{len(found)} operation{'s' * (len(found) != 1)}, {problems or 'none'} without a rule")
     return 3 if problems else 0
 
 
