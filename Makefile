@@ -29,7 +29,7 @@ lint: .venv/lint
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/house
+	$(BIN)/python -m pytest tests/house/test_layers.py tests/house/test_security.py
 
 docs: .venv/docs
 	$(BIN)/sphinx-build -W -q docs docs/_build
