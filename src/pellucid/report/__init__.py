@@ -10,9 +10,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pellucid.report.demo import demo
-from pellucid.report.page import Section, page, save
-from pellucid.report.write import write
+from pellucid.report.digits import demo
+from pellucid.report.sections import Section, page, save
+from pellucid.report.story import write
 
 __all__ = ["Section", "demo", "page", "save", "write"]
 

@@ -13,9 +13,9 @@ from pellucid.engine.batch import DEFAULT_CPU, Progress
 from pellucid.engine.guard import untouched
 from pellucid.engine.inputs import as_inputs
 from pellucid.report.case import Case
-from pellucid.report.page import free, save
 from pellucid.report.run import run
-from pellucid.report.write import Story, about, build, whole
+from pellucid.report.sections import free, save
+from pellucid.report.story import Story, about, build, whole
 from pellucid.show.answer import confidence
 from pellucid.show.words import counted, number
 

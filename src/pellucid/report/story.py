@@ -19,8 +19,8 @@ from pellucid.engine.batch import DEFAULT_CPU, Progress
 from pellucid.engine.guard import untouched
 from pellucid.engine.inputs import as_inputs
 from pellucid.report.case import Case, add_near, add_why, case, panel
-from pellucid.report.page import free, save
 from pellucid.report.run import Found, run, usual
+from pellucid.report.sections import free, save
 from pellucid.report.why import why
 from pellucid.show import heard, pages, viewer
 from pellucid.show.answer import answers
