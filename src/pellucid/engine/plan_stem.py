@@ -3,6 +3,10 @@
 Between x0 and x the first convolution or linear map is stem(x0) + a (stem(x) - stem(x0)), so path methods compute it
 at the two ends and run only `rest` at the points between. The gradients to the stem's output add up, and one
 `backward` takes their sum to the input.
+
+Measured with 16 points: 5 to 10 % slower than the whole plan on resnet18 and vgg16, where the stem's output is four
+to twenty times larger than the image and passing over it costs more than the convolution. Meant for stems whose
+output is no larger than their input, as patch embeddings and linear maps often are.
 """
 
 from __future__ import annotations
