@@ -138,14 +138,14 @@ def test_fused_kernels_fall_back_to_the_plain_graph(monkeypatch: pytest.MonkeyPa
     def broken(*args: object) -> None:
         raise RuntimeError("no such operator")
 
-    monkeypatch.setattr("pellucid.engine.plan_kernels._reorder", broken)
+    monkeypatch.setattr("pellucid.engine.plan.kernels._reorder", broken)
     model, x = made(Residual), rows(IMAGE, 2)
     assert relative(plan.get(model, (x,), "forward")(x).clone(), model(x).detach()) < 1e-4
 
 
 def test_a_wrong_plan_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """The comparison that guards every plan fails on a wrong rewrite."""
-    monkeypatch.setattr("pellucid.engine.plan_ops.Affine.scaled", lambda self, scale, shift: self)
+    monkeypatch.setattr("pellucid.engine.plan.ops.Affine.scaled", lambda self, scale, shift: self)
     assert "another output" in plan.explain_none(made(Residual), (rows(IMAGE, 2),))
 
 

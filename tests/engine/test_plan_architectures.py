@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pellucid.engine import plan
-from pellucid.engine.plan_kernels import Backward, Joined, input_gradient
-from pellucid.engine.plan_ops import Affine
+from pellucid.engine.plan.kernels import Backward, Joined, input_gradient
+from pellucid.engine.plan.ops import Affine
 
 
 @pytest.fixture(autouse=True)

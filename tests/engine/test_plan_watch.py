@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from engine.plan_nets import IMAGE, Residual, made, relative, rows
 from pellucid.contract.errors import InputError
 from pellucid.engine import plan
-from pellucid.engine.plan_watch import Watch
+from pellucid.engine.plan.watch import Watch
 
 
 @pytest.fixture(autouse=True)

@@ -80,6 +80,12 @@ class VanillaGradient(Method):
         ),
     )
 
+    @property
+    def claims(self) -> tuple[str, ...]:
+        bent = self.absolute or self.squared or self.channels in ("max", "norm")
+        lost = {"linear", "score scale"} if self.squared else {"linear"} if bent else set()
+        return tuple(c for c in self.card.claims if c not in lost)
+
     def explain(self, subject: Subject, ask: Ask, state: Any) -> Attribution:
         found = gradient.once(ask, self.card.title)
         values = tuple(self._form(g) for g in found.grads)

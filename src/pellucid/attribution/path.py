@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pellucid.contract import Attribution, Card, Method
-from pellucid.contract.errors import MethodError
+from pellucid.contract.errors import InputError, MethodError
 from pellucid.engine import Ask, Subject, gradient, score, seed
 from pellucid.engine.data import as_rows
 from pellucid.engine.decomposition import at_place, gaps, start, wrap
@@ -126,6 +126,10 @@ class IntegratedGradients(Method):
         ),
     )
 
+    @property
+    def claims(self) -> tuple[str, ...]:
+        return tuple(c for c in self.card.claims if c != "complete" or not self.interior)
+
     def explain(self, subject: Subject, ask: Ask, state: Any) -> Attribution:
         check_settings(self.rule, self.steps, self.tolerance, self.max_steps)
         base = start(ask, self.baseline)
@@ -144,7 +148,10 @@ class IntegratedGradients(Method):
                 break
             todo = [i for i in todo if not facts["relative_gap"][i] <= self.tolerance]
         facts |= {"steps": used, "converged": (facts["relative_gap"] <= self.tolerance).double()}
-        shown = total if self.interior else values
+        shown = values
+        if self.interior:  # the gap is that of the values times (x - x')
+            facts["integral_gap"] = facts.pop("completeness_gap")
+            shown = total
         return Attribution(values=wrap(ask, shown), baseline=wrap(ask, base), facts=facts)
 
     def _integrate(self, ask: Ask, base: Floats, end: Floats, total: Floats, steps: int, rows: list[int]) -> None:
@@ -226,6 +233,10 @@ class ExpectedGradients(Method):
         supports=("each input's share of the difference to the background's mean score",),
         limits=("inputs outside the background's range", "interactions: they are split between their inputs"),
     )
+
+    @property
+    def claims(self) -> tuple[str, ...]:
+        return tuple("deterministic" if c == "seeded" and self.exact else c for c in self.card.claims)
 
     def explain(self, subject: Subject, ask: Ask, state: Any) -> Attribution:
         check_settings("gauss-legendre", self.steps, 1.0, max(1, self.samples))
@@ -323,7 +334,7 @@ def _background(ask: Ask) -> Floats:
     rows = as_rows(ask.data).inputs
     floats = rows.floats
     if [b.shape[1:] for b in floats] != [x.shape[1:] for x in ask.inputs.floats]:
-        raise MethodError(
+        raise InputError(
             "The background given as 'data' must have rows shaped like the inputs'",
             got=", ".join(str(tuple(b.shape)) for b in floats),
         )
@@ -331,7 +342,7 @@ def _background(ask: Ask) -> Floats:
     if ask.layer is None:
         return moved
     if len(ask.inputs.tensors) != len(ask.inputs.floats):
-        raise MethodError("With a 'layer', the background can't carry further integer inputs", got="integer inputs")
+        raise InputError("With a 'layer', the background can't carry further integer inputs", got="integer inputs")
     return at_place(ask, moved)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pellucid.contract import Attribution, Card, Method, as_method, tensors
-from pellucid.contract.errors import MethodError
+from pellucid.contract.errors import InputError, MethodError
 from pellucid.engine import Ask, Subject, seed
 from pellucid.engine.inputs import Inputs
 
@@ -24,9 +24,9 @@ class SmoothGrad(Method):
 
     With M the explanation ``of`` and noise n_k ~ N(0, σ²), ``values = 1/N Σ M(x + n_k)`` ("mean"), ``1/N Σ M(x + n_k)²``
     ("squared") or the variance of M(x + n_k) ("variance", VarGrad); units are those of M, or their square. σ is ``noise``
-    times the range max - min of the row's input, as in the paper. `error` is the standard error of each value,
-    ``relative_standard_error`` its size over the values' size in the row. With ``tolerance``, draws are doubled for each
-    row by itself until that is small enough.
+    times the range max - min of the row's input, as in the paper; token ids get their noise at the embedding that
+    ``layer=`` names. `error` is the standard error of each value, ``relative_standard_error`` its size over the values'
+    size in the row. With ``tolerance``, draws are doubled for each row by itself until that is small enough.
 
     Args:
         of: the explanation that is smoothed: a method or its name.
@@ -86,9 +86,26 @@ class SmoothGrad(Method):
         limits=("exact shares of the score: it averages over inputs that were never seen",),
     )
 
+    @property
+    def claims(self) -> tuple[str, ...]:
+        held = as_method(self.of).claims
+        kept = tuple(c for c in self.card.claims if c in held or c == "seeded")
+        bent = {"linear"} if self.kind != "mean" or self.tolerance is not None else set()
+        bent |= {"score scale"} if self.kind != "mean" else set()
+        return tuple(c for c in kept if c not in bent)
+
     def explain(self, subject: Subject, ask: Ask, state: Any) -> Attribution:
         held = self._check()
-        inner = held.prepare(subject, ask)
+        if not ask.inputs.explained:
+            if ask.layer is None:
+                raise InputError(
+                    "SmoothGrad needs floating 'inputs' to add noise to",
+                    got=", ".join(str(x.dtype) for x in ask.inputs.tensors),
+                    hint="layer= the name of the embedding: the noise is then added to its values",
+                )
+            inside = self.explain(subject, ask.inside(), state)
+            return inside.replace(values=inside.values[0], error=inside.error[0])
+        subject, inner = ask.subject, held.prepare(ask.subject, ask)
         sums = _Sums(self.kind)
         used = torch.zeros(ask.inputs.rows, dtype=torch.long)
         todo, draws = list(range(ask.inputs.rows)), self.samples
@@ -97,6 +114,7 @@ class SmoothGrad(Method):
                 for rows, steps in _blocks(ask, todo, int(used[todo[0]]), draws):
                     noisy = ask.derived(self._tremble(ask, rows, steps), rows)
                     sums.add(held.explain(subject, noisy, inner).values, rows, ask.inputs.rows)
+                    ask.path = noisy.path
                     tell(len(rows))
                 used[todo] += draws
                 values, error = sums.result(used)

@@ -40,6 +40,11 @@ class Method(abc.ABC):
     def explain(self, subject: Any, ask: Any, state: Any) -> Any:
         """Compute the explanation of the rows in `ask.inputs`."""
 
+    @property
+    def claims(self) -> tuple[str, ...]:
+        """What this method claims with these settings; the card's claims, unless a setting takes one away."""
+        return self.card.claims
+
     def config(self) -> dict[str, Any]:
         """The settings as plain JSON data; a held method becomes {"method": name, ...}."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]

@@ -65,7 +65,7 @@ def explain(
     ask = _ask(subject, inputs, method, target, layer, data, seed, memory, progress)
     started = time.perf_counter()
     with guard.untouched(subject.module), torch.inference_mode(False):
-        module = subject.module
+        module, ask.model_hash = subject.module, subject.state_hash()
         if module is not None and module.training | any(m.training for m in module.modules()):
             module.eval()
         try:
@@ -206,7 +206,7 @@ def _source(subject: Subject, ask: Ask, method: Method, layer: str | None, secon
         "seed": ask.seed,
         "memory": ask.memory,
         "model": type(module or subject.model).__name__,
-        "model_hash": subject.state_hash(),
+        "model_hash": ask.model_hash,
         "input_hash": ask.inputs.fingerprint(),
         "path": ask.path,
         "rows": ask.inputs.rows,

@@ -30,6 +30,7 @@ class Ask:
     progress: batch.Progress = field(default_factory=batch.Progress)
     output: Tensor | None = None
     path: str = "plain"
+    model_hash: str = ""
     _target: target.Target | None = None
 
     @cached_property
@@ -87,6 +88,23 @@ class Ask:
         if settled.index is not None:
             wanted = settled.index[rows.to(settled.index.device)]
         return replace(self, inputs=inputs, wanted=wanted, output=None, _target=None, progress=batch.Progress())
+
+    def inside(self) -> Ask:
+        """The same question with the layer's values as the input: for methods that change inputs, on token ids.
+
+        The model runs as before on the same inputs, and the layer's values are replaced on the way.
+        """
+        subject, place, original = self.subject, self.layer, self.inputs
+        assert place is not None
+        values = predict(subject, original, self.memory, place)
+
+        def call(model: Any, tensors: tuple[Tensor, ...]) -> Any:
+            rows = replace(original, tensors=tuple(tensors[1:]))
+            return visit(lambda: subject.raw(rows), model, edit={place: lambda _: tensors[0]}).output
+
+        moved = replace(subject, call=call, preprocess=None)
+        inputs = Inputs((values, *original.tensors))
+        return replace(self, subject=moved, inputs=inputs, layer=None, output=None, _target=None)
 
     @property
     def score(self) -> Tensor:

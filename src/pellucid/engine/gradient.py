@@ -139,11 +139,11 @@ def sweep(
 
     def work(start: int, stop: int) -> Gradient:
         row, step = which(start, stop)
-        inputs, leaf, place_values = ask.inputs.take(row), None, points(row, step)
+        values, leaf = points(row, step), None
         if ask.layer is None or at_input:
-            inputs = inputs.with_floats(place_values)
+            inputs = ask.inputs.at(row, values)
         else:
-            leaf = place_values[0]
+            inputs, leaf = ask.inputs.take(row), values[0]
         return gradient(
             ask.subject,
             inputs,

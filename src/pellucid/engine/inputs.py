@@ -50,6 +50,12 @@ class Inputs:
         """The rows at these positions, in this order, copied."""
         return replace(self, tensors=tuple(x.index_select(0, rows.to(x.device)) for x in self.tensors))
 
+    def at(self, rows: Tensor, floats: Sequence[Tensor]) -> Inputs:
+        """The rows at these positions, with these values in the floating tensors."""
+        kept = iter(floats)
+        parts = (next(kept) if x.is_floating_point() else x.index_select(0, rows.to(x.device)) for x in self.tensors)
+        return replace(self, tensors=tuple(parts))
+
     def with_floats(self, floats: Sequence[Tensor]) -> Inputs:
         """The same, with other values in the floating tensors."""
         tensors = list(self.tensors)

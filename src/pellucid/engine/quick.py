@@ -1,22 +1,19 @@
-"""When does a faster plan of the network pay? After enough passes with the same weights and shapes, and where it is exact.
+"""When does a faster plan of the network pay? Where this call alone makes enough passes, or where the caller says so.
 
-A plan costs some passes to make and saves a share of each later one. So passes are counted for each network, and the plan
-is made when they have paid for it: for a long sweep at once, for single passes after a while. A change of any weight
-starts the count again.
+The choice depends on nothing but the call, so that the same call gives the same bits again.
 """
 
 from __future__ import annotations
 
 import threading
 import weakref
-from typing import Any
 
 from torch import nn
 
 from pellucid.engine import plan
-from pellucid.engine.ask import Ask, shape_key
+from pellucid.engine.ask import Ask
 
-_PASSES: weakref.WeakKeyDictionary[nn.Module, tuple[str, dict[Any, int]]] = weakref.WeakKeyDictionary()
+_SEEN: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
 _LOCK = threading.Lock()
 
 
@@ -29,17 +26,12 @@ def plan_for(ask: Ask, passes: int, kind: plan.Kind, *, at_input: bool = False) 
     if place is not None and (place.side != "out" or place.part or place.call not in (None, 1)):
         return None
     cut = None if place is None else place.module
-    key = (kind, cut, shape_key(ask.inputs))
-    with _LOCK:
-        stamp, counts = _PASSES.get(module, ("", {}))
-        if stamp != subject.state_hash():
-            plan.forget(module)
-            stamp, counts = subject.state_hash(), {}
-        counts[key] = counts.get(key, 0) + passes
-        _PASSES[module] = (stamp, counts)
-        total = counts[key]
-    if not plan.worth(module, total):
+    if subject.plan is False or (subject.plan is None and not plan.worth(module, passes)):
         return None
+    with _LOCK:
+        if _SEEN.get(module) != ask.model_hash:
+            plan.forget(module)  # also for edits that the plan's own watch can't see
+            _SEEN[module] = ask.model_hash
     found = plan.get(module, tuple(x[:1] for x in ask.inputs.tensors), kind, cut)
     if found is not None:
         ask.path = "plan"

@@ -73,16 +73,17 @@ def at_input(ask: Ask, points: tuple[Tensor, ...]) -> Tensor:
 
 
 def _output(ask: Ask, rows: Tensor, values: tuple[Tensor, ...], at_input: bool, plan: Plan | None) -> Tensor:
-    subject, inputs, module = ask.subject, ask.inputs.take(rows), ask.subject.module
+    subject, module = ask.subject, ask.subject.module
     read = [ask.unit_place] if ask.unit_place is not None else []
     if ask.layer is None or at_input:
-        inputs = inputs.with_floats(values)
+        inputs = ask.inputs.at(rows, values)
         if plan is not None:
             return subject.select(plan(*inputs.tensors), inputs)
         if not read or module is None:
             return subject.scores(inputs)
         return visit(lambda: subject.scores(inputs), module, read, stop=True).seen[read[0]]
     assert module is not None
+    inputs = ask.inputs.take(rows)
     if plan is not None:
         return subject.select(plan.above(values[0], *([] if plan.closed else inputs.tensors)), inputs)
     seen = visit(lambda: subject.scores(inputs), module, read, {ask.layer: lambda _: values[0]})

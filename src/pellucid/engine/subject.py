@@ -32,6 +32,8 @@ class Subject:
         preprocess: applied to the inputs, and differentiated through, before the model.
         call: how to call the model where `model(*inputs)` or `model(**inputs)` is not right: `call(model, value)` gets
             the inputs in the structure in which they were given.
+        plan: `True` runs the network by a faster exact plan from the first call on, which takes seconds to make and serves
+            until a weight changes; `False` never does; by default a call that makes enough passes does.
         allow_train: explain a model that is in training mode in evaluation mode; its mode is put back afterwards.
 
     Example:
@@ -47,6 +49,7 @@ class Subject:
     features: tuple[str, ...] = ()
     preprocess: Callable[[Any], Any] | None = None
     call: Callable[[Any, Any], Any] | None = None
+    plan: bool | None = None
     allow_train: bool = False
 
     def __init__(self, model: Any, **settings: Any) -> None:

@@ -123,3 +123,22 @@ def test_equals_the_loop_with_the_same_noise():
 def test_impossible_settings_are_refused(method):
     with pytest.raises(px.contract.errors.MethodError):
         px.explain(nn.Linear(3, 2).eval(), torch.ones(1, 3), method)
+
+
+def test_token_ids_tremble_at_their_embedding():
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.embedding = nn.Embedding(10, 4)
+
+        def forward(self, ids):
+            return (self.embedding(ids) ** 2).sum((1, 2))[:, None]
+
+    model, ids = Tokens().double().eval(), torch.tensor([[1, 2, 3], [4, 5, 6]])
+    with pytest.raises(px.contract.errors.InputError, match="embedding"):
+        px.explain(model, ids, SmoothGrad(samples=4))
+    got = px.explain(model, ids, SmoothGrad(samples=2000), layer="embedding")
+    assert got.values.shape == (2, 3, 4)
+    assert bool((got.error > 0).all())
+    assert bool(((got.values - 2 * model.embedding(ids)).abs() <= 5 * got.error).all())

@@ -32,7 +32,6 @@ from pellucid.testing.case import (
     leaves,
     module_of,
     per_row,
-    same,
     take,
 )
 from pellucid.testing.checking.entry import check, needs_module
@@ -205,12 +204,14 @@ def reproducible(case: Case) -> None:
     first = case.explain(model, inputs, seed=5)
     torch.manual_seed(2)
     demand(identical(first, case.explain(case.model(), inputs, seed=5)), "the same seed gives another result")
-    demand(same(first, case.explain(model, inputs, seed=5)), "the same seed gives another result at the second call")
+    demand(
+        identical(first, case.explain(model, inputs, seed=5)), "the same seed gives another result at the second call"
+    )
     other = case.explain(model, inputs, seed=6)
     if "deterministic" in case.card.claims:
-        demand(same(first, other), "the result depends on the seed, and the card claims no random draws")
+        demand(identical(first, other), "the result depends on the seed, and the card claims no random draws")
     elif "seeded" in case.card.claims and case.card.form == "attribution":
-        demand(not same(first, other), "seeds 5 and 6 give the same result, and the card claims random draws")
+        demand(not identical(first, other), "seeds 5 and 6 give the same result, and the card claims random draws")
 
 
 @check("seed used", claim="seeded")
@@ -219,7 +220,7 @@ def seed_used(case: Case) -> None:
     model, inputs = case.model(), case.inputs(ROWS)
     first = case.explain(model, inputs, seed=0)
     others = (case.explain(model, inputs, seed=seed) for seed in (1, 2, 3, -1, 2**40))
-    demand(any(not same(first, other) for other in others), "every seed gives the same result")
+    demand(any(not identical(first, other) for other in others), "every seed gives the same result")
 
 
 @check("precision", everywhere=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from pellucid.testing.case import Case, CheckFailed, agree, counted, demand, per_row, same, take
+from pellucid.testing.case import Case, CheckFailed, agree, counted, demand, identical, per_row, take
 from pellucid.testing.checking.entry import check
 from pellucid.testing.networks import Planted
 from pellucid.testing.snapshot import Snapshot
@@ -85,7 +85,7 @@ def threads(case: Case) -> None:
     def work(i: int) -> None:
         try:
             for _ in range(times):
-                if not same(serial[i], case.explain(model, parts[i])):
+                if not identical(serial[i], case.explain(model, parts[i])):
                     failures.append(f"thread {i} got another result")
         except Exception as error:
             failures.append(f"thread {i} raised {type(error).__name__}: {error}")

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from pellucid.engine.plan_ops import Affine, affine_of
-from pellucid.engine.plan_outline import outline
-from pellucid.engine.plan_trace import Refused, Traced, variants
+from pellucid.engine.plan.ops import Affine, affine_of
+from pellucid.engine.plan.outline import outline
+from pellucid.engine.plan.trace import Refused, Traced, variants
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)

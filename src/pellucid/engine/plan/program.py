@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, fx
 from torch.fx.node import map_arg
 
-from pellucid.engine.plan_trace import Traced
+from pellucid.engine.plan.trace import Traced
 
 Call = Callable[[list[Any]], Any]
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from pellucid.engine.plan_ops import Affine
+    from pellucid.engine.plan.ops import Affine
 
 # The stub of this internal function lacks its last argument.
 _reorder: Any = torch._C._nn.mkldnn_reorder_conv2d_weight

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from pellucid.engine.plan_kernels import Joined, Packed
-from pellucid.engine.plan_trace import Traced, variants
+from pellucid.engine.plan.kernels import Joined, Packed
+from pellucid.engine.plan.trace import Traced, variants
 
 _FUNCTIONS = {F.conv1d: 1, F.conv2d: 2, F.conv3d: 3}
 

@@ -23,7 +23,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate, map_arg
 from torch.nn.utils import parametrize
 
-from pellucid.engine.plan_outline import outline
+from pellucid.engine.plan.outline import outline
 
 # One row behaves unlike several (it broadcasts, it squeezes away), so one of the two followed sizes is one; the other
 # is a prime, which no product of small factors imitates.

@@ -19,11 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pellucid.engine.plan_fuse import between, compile_steps
-from pellucid.engine.plan_kernels import Backward, input_gradient
-from pellucid.engine.plan_ops import Affine
-from pellucid.engine.plan_program import Program
-from pellucid.engine.plan_trace import Traced, variants
+from pellucid.engine.plan.fuse import between, compile_steps
+from pellucid.engine.plan.kernels import Backward, input_gradient
+from pellucid.engine.plan.ops import Affine
+from pellucid.engine.plan.program import Program
+from pellucid.engine.plan.trace import Traced, variants
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -34,12 +34,12 @@ import torch
 from torch import Tensor, nn
 
 from pellucid.contract.errors import InputError, LayerError, PellucidError
-from pellucid.engine import plan_check
-from pellucid.engine.plan_fuse import between, compile_steps, normalise, simplify
-from pellucid.engine.plan_program import Program
-from pellucid.engine.plan_stem import Stem, stem_of
-from pellucid.engine.plan_trace import Refused, Traced, trace
-from pellucid.engine.plan_watch import Watch, obstacle
+from pellucid.engine.plan import check
+from pellucid.engine.plan.fuse import between, compile_steps, normalise, simplify
+from pellucid.engine.plan.program import Program
+from pellucid.engine.plan.stem import Stem, stem_of
+from pellucid.engine.plan.trace import Refused, Traced, trace
+from pellucid.engine.plan.watch import Watch, obstacle
 
 Kind = Literal["gradient", "forward"]
 
@@ -209,12 +209,12 @@ def _describe(inputs: tuple[Tensor, ...]) -> tuple[Any, ...]:
 def _make(model: nn.Module, inputs: tuple[Tensor, ...], kind: Kind, cut: str | None, watch: Watch) -> Plan | str:
     """Record, rewrite, compare; from the fastest rewriting to the plainest until one agrees."""
     inputs = tuple(each.detach() for each in inputs)
-    random = plan_check.RandomState(inputs[0].device)
+    random = check.RandomState(inputs[0].device)
     try:
         with torch.inference_mode(False):
             traced = trace(model, inputs)
             pure = normalise(traced)
-            reference = plan_check.Reference(model, inputs, gradients=kind == "gradient" and cut is None)
+            reference = check.Reference(model, inputs, gradients=kind == "gradient" and cut is None)
             if random.moved():
                 return "its forward draws random numbers"
             attempts = _attempts(inputs)

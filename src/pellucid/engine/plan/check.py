@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pellucid.engine.plan_trace import Refused, tensors_in
+from pellucid.engine.plan.trace import Refused, tensors_in
 
 # The largest allowed difference, as a share of the largest output; gradients by their norm, since a single ReLU within
 # rounding of zero may decide either way.
