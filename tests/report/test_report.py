@@ -47,6 +47,15 @@ def test_erasing_what_speaks_for_the_answer_changes_it() -> None:
     assert check.never == 0
 
 
+def test_the_parts_that_speak_most_are_erased_first() -> None:
+    row = torch.tensor([[3.0, 1.0, 9.0]])
+    first = erasure(two(), row, torch.tensor([[3.0, -1.0, 0.5]]), 0, seed=0)
+    last = erasure(two(), row, torch.tensor([[3.0, -1.0, 5.0]]), 0, seed=0)
+    assert first is not None
+    assert last is not None
+    assert (first.count, last.count) == (1, 2)
+
+
 def test_a_map_that_points_elsewhere_is_found_out() -> None:
     check = erasure(two(), torch.tensor([[3.0, 1.0, 9.0]]), torch.tensor([[0.0, 0.0, 5.0]]), 0, seed=0)
     assert check is not None
@@ -90,7 +99,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
         title="Two cases",
     )
     assert made == path
-    return path.read_text(encoding="utf-8")
+    return path.read_text(encoding="utf-8").replace("\u00a0", " ")
 
 
 def test_the_page_says_what_was_answered_and_whether_it_is_right(page: str) -> None:

@@ -25,7 +25,7 @@ def figure(result: Examples, wanted: Options) -> Figure:
     sample = case(result, 0, 0) if shown else None
     kind = "none" if sample is None else {1: "table", 3: "image"}.get(sample.dim(), "none")
     lines = min(wanted.features, len(sample)) if sample is not None else 0
-    height = {"image": 1.75, "table": 0.6 + 0.2 * lines, "none": 0.9 + 0.26 * max(shown, 1)}[kind]
+    height = {"image": 1.75, "table": 1.0 + 0.2 * lines, "none": 0.9 + 0.26 * max(shown, 1)}[kind]
     whole = draw.canvas(1.5 * (shown + 1) if kind != "none" else 6.4, 0.55 + drawn * height)
     body = whole.subfigures(drawn, 1, squeeze=False)[:, 0]
     for row in range(drawn):
@@ -133,37 +133,47 @@ def _pictures(place: Any, result: Examples, row: int, shown: int, head: Answer, 
 
 def _columns(place: Any, result: Examples, row: int, shown: int, head: Answer, wanted: Options) -> None:
     axes = place.subplots()
-    given = query(result, row)
-    cases = [case(result, row, k) for k in range(shown)]
-    first = next(c for c in (given, *cases) if c is not None)
+    columns = [query(result, row), *(case(result, row, k) for k in range(shown))]
+    first = next(c for c in columns if c is not None)
     count = min(len(first), wanted.features)
-    names = result.context.features
-    heads = [("asked", head.name)] + [_heads(result, row, k) for k in range(shown)]
-    for column, (values, (above, below)) in enumerate(zip([given, *cases], heads, strict=True)):
-        x = (column + 1.9) / (shown + 2.9)
-        draw.note(axes, x, 1.0, above, va="top", ha="center", fontsize=7.5, fontweight="bold", longest=16)
-        draw.note(
-            axes, x, 1 - 0.9 / (count + 2), below, va="top", ha="center", fontsize=7, color=draw.FAINT, longest=20
-        )
-        for line in range(count):
-            text = "" if values is None else number(float(values[line]))
-            draw.note(axes, x, 1 - (line + 2) / (count + 2), text, va="top", ha="center", fontsize=7.5)
-    for line in range(count):
-        name = clean(names[line]) if len(names) == len(first) else f"input {line}"
-        draw.note(axes, 0, 1 - (line + 2) / (count + 2), name, va="top", fontsize=7.5, longest=26)
+    names = result.context.features if len(result.context.features) == len(first) else ()
+    weighed = result.weights is not None
+    lines = [
+        "",
+        "",
+        *([measure_word(result)] if weighed else []),
+        *(names[i] if names else f"input {i}" for i in range(count)),
+    ]
+    for column, values in enumerate(columns):
+        cells = ["asked", head.name] if column == 0 else _heads(result, row, column - 1)
+        if weighed:
+            value = weight(result, row, column - 1) if column else None
+            cells = [*cells, "" if value is None else number(value)]
+        cells = [*cells, *("" if values is None else number(float(values[i])) for i in range(count))]
+        for line, text in enumerate(cells):
+            settings = (
+                {"fontweight": "bold"} if line == 0 else {"color": draw.FAINT} if line < len(cells) - count else {}
+            )
+            _cell(
+                axes, (column + 1.9) / (shown + 2.9), 1 - line / len(lines), text, ha="center", longest=16, **settings
+            )
+    for line, text in enumerate(lines):
+        _cell(axes, 0, 1 - line / len(lines), text, longest=26)
     axes.set_ylim(0, 1)
     axes.axis("off")
     if count < len(first):
         draw.foot(place, f"{counted(len(first) - count, 'more feature')} not drawn")
 
 
-def _heads(result: Examples, row: int, place: int) -> tuple[str, str]:
-    """What stands over a column: the label, or the number where there is none; and the number with the weight."""
-    at, value = index(result, row, place), weight(result, row, place)
-    number_words = "" if at is None else f"no. {at}"
-    weighed = "" if value is None else f"{measure_word(result)} {number(value, 2)}"
-    name = label(result, row, place)
-    return (name or number_words, ", ".join(p for p in ((number_words if name else ""), weighed) if p))
+def _cell(axes: Any, x: float, y: float, text: str, **settings: Any) -> None:
+    draw.note(axes, x, y, text, va="top", fontsize=7.5, **settings)
+
+
+def _heads(result: Examples, row: int, place: int) -> list[str]:
+    """What stands over a column: the label and the number in the data, in whichever there is."""
+    at = index(result, row, place)
+    found = [text for text in (label(result, row, place), "" if at is None else f"no. {at}") if text]
+    return [*found, "", ""][:2]
 
 
 def _weights(place: Any, result: Examples, row: int, shown: int, head: Answer, wanted: Options) -> None:

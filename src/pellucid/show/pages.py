@@ -49,7 +49,8 @@ def _source(name: str) -> str:
 def _finalize(value: Any) -> Any:
     if isinstance(value, Markup):
         return value
-    return clean(value, 2000) if isinstance(value, str) else value
+    # A percent sign stays with its figure at the end of a line.
+    return clean(value, 2000).replace(" %", "\u00a0%") if isinstance(value, str) else value
 
 
 def render(name: str, **values: Any) -> Markup:
