@@ -69,6 +69,8 @@ class _Fixed(Saliency):
         found: Tensor = super().attribute(points, target=target, abs=False)
         return found
 
+    attribute.__wrapped__ = attribute  # type: ignore[attr-defined]  # captum calls what its logger wraps
+
 
 def _best(way: Callable[[int], Tensor]) -> int:
     """The batch at which the peer is fastest here."""
