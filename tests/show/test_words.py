@@ -21,8 +21,8 @@ from show.samples import forms, images, stump
         (-2.5, "−2.5"),
         (1234.5, "1,234"),
         (0.00123456, "0.00123"),
-        (3e-9, "3.00 × 10^−9"),
-        (2e6, "2.00 × 10^6"),
+        (3e-9, "3.00 × 10⁻⁹"),
+        (2e6, "2.00 × 10⁶"),
     ],
 )
 def test_numbers(value: float, text: str) -> None:

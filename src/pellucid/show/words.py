@@ -13,6 +13,7 @@ LONGEST = 200
 LISTED = 3
 # Joiners belong to ordinary words in several scripts and to emoji; all other format characters only hide something.
 _JOINERS = "\u200c\u200d"
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _SPACES = "\t\n\r\x0b\x0c\u2028\u2029"
 
 
@@ -87,7 +88,7 @@ def _has_glyph(character: str) -> bool:
 
 
 def number(value: float, digits: int = 3) -> str:
-    """A figure with `digits` significant digits, a true minus sign and no exponent where that can be read."""
+    """A figure with `digits` significant digits, a true minus sign, and a power of ten only where it is needed."""
     value = float(value)
     if math.isnan(value):
         return "not a number"
@@ -102,7 +103,7 @@ def number(value: float, digits: int = 3) -> str:
         text = text.rstrip("0").rstrip(".") if "." in text else text
     else:
         mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
-        text = f"{mantissa} × 10^{int(exponent)}"
+        text = f"{mantissa} × 10{str(int(exponent)).translate(_RAISED)}"
     return text.replace("-", "−")
 
 
