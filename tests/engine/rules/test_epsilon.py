@@ -153,13 +153,16 @@ def test_batch_norm_with_two_readers_is_not_folded():
 def test_the_ledger_names_who_absorbed():
     model = stock.settle(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)))
     found = run(model, image(2, 1, 2).flatten(1), rules.epsilon_lrp(1e-12))
-    absorbed = {entry.module: entry for entry in found.ledger.absorbed}
+    absorbed = {entry.module: entry for entry in found.ledger.absorbed if entry.kind == "bias"}
     z = found.score
     bias = model[2].bias[1] * z / stabilised(z, 1e-12)
     assert absorbed["2"].amount == pytest.approx(bias.sum().item(), rel=1e-9)
-    assert absorbed["2"].kind == "bias"
+    assert torch.allclose(absorbed["2"].rows, bias, rtol=1e-9)
     assert absorbed["2"].operation == "aten.addmm"
-    assert set(found.ledger.by_kind()) <= {"bias", "elsewhere"}
+    kinds = found.ledger.by_kind()
+    assert set(kinds) <= {"bias", "stabiliser", "elsewhere"}
+    assert 0 < abs(kinds["stabiliser"]) < 1e-9
+    assert abs(found.ledger.open_rows).max() < 1e-12
 
 
 def test_relevance_that_a_gate_keeps_is_booked():

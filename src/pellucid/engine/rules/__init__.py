@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from pellucid.contract.errors import NeedError, UnsupportedOperation
 from pellucid.engine.rules import operations, tables
-from pellucid.engine.rules.check import Row, check, target_edges
+from pellucid.engine.rules.check import check, target_edges
+from pellucid.engine.rules.ledger import Absorbed, Ledger, Parts
 from pellucid.engine.rules.record import Op
 from pellucid.engine.rules.selftest import Outcome, available
 from pellucid.engine.rules.tables import by_place, deconvnet, epsilon_lrp, gradient, guided
 from pellucid.engine.rules.trace import Inputs, Trace, pair
-from pellucid.engine.rules.walk import Absorbed, Ledger, Parts, Rule, Table, own, walk
+from pellucid.engine.rules.walk import Row, Rule, Table, own, walk
 
 __all__ = [
     "Absorbed",
@@ -55,13 +56,14 @@ class Backward:
 
     `values`: the cotangent of each input in order (None for inputs that carry no gradient), or of each place.
     `points`: the values there in the forward pass. `score`: what was explained, (N,). `ledger`: where relevance
-    went, for tables that redistribute the score.
+    went, and `rules`: which rule each operation got, for tables that redistribute the score.
     """
 
     values: list[Tensor | None]
     points: list[Any]
     score: Tensor
     ledger: Ledger | None
+    rules: list[Row]
 
 
 def backward(
@@ -105,4 +107,4 @@ def backward(
         None if edge is None else torch.zeros_like(x) if arrived[edge] is None else arrived[edge]
         for edge, x in zip(edges, points, strict=True)
     ]
-    return Backward(values, points, trace.score.detach(), found.ledger)
+    return Backward(values, points, trace.score.detach(), found.ledger, found.rules)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,18 +10,7 @@ from torch import Tensor, nn
 from pellucid.contract.errors import NeedError
 from pellucid.engine.rules.record import Edge
 from pellucid.engine.rules.trace import Inputs, Trace
-from pellucid.engine.rules.walk import Plan, Table, refusals
-
-
-@dataclass(frozen=True)
-class Row:
-    """One operation on the way from the inputs to the output. `rule` is empty where `problem` says why."""
-
-    operation: str
-    module: str
-    line: str
-    rule: str
-    problem: str = ""
+from pellucid.engine.rules.walk import Plan, Row, Table, assigned, refusals
 
 
 def check(
@@ -38,17 +26,7 @@ def check(
     try:
         if table.prepare:
             table.prepare([op for op in trace.ops if op.edges])
-        problems = refusals(trace, plan, table)
-        rows = []
-        for node in reversed(plan.order):
-            if not plan.leads[node]:
-                continue
-            op, problem = plan.labels[node], problems.get(node, "")
-            rule = None if problem else (table.pick(op) if op is not None else table.default)
-            name = "" if problem else rule.name if rule is not None else "own"
-            operation, module, line = (node.name(), "", "") if op is None else (f"aten.{op.name}", op.module, op.line)
-            rows.append(Row(operation, module, line, name, problem))
-        return rows
+        return assigned(plan, table, refusals(trace, plan, table))
     finally:
         trace.restore()
 

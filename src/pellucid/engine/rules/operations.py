@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from pellucid.engine.rules.ledger import LEAST
 from pellucid.engine.rules.record import Op
 from pellucid.engine.rules.walk import WEIGHTED, Rule
 
@@ -100,7 +102,19 @@ def _zero(bound: Any) -> bool:
 
 def stabilised(z: Tensor, epsilon: float) -> Tensor:
     """z moved away from zero by epsilon, zero itself upwards."""
-    return z + epsilon * ((z >= 0).to(z.dtype) * 2 - 1)
+    return torch.where(z >= 0, z + epsilon, z - epsilon)
+
+
+def ratio(relevance: Tensor, z: Tensor, stabiliser: float) -> Tensor:
+    """relevance / z with z moved away from zero; without a stabiliser, nothing where z is zero."""
+    return relevance / stabilised(z, stabiliser) if stabiliser else torch.where(z == 0, 0.0, relevance / z)
+
+
+def kept(relevance: Tensor, factor: Tensor, z: Tensor, stabiliser: float) -> Tensor:
+    """What the stabiliser keeps for itself, given factor = ratio(relevance, z, stabiliser)."""
+    if not stabiliser:
+        return torch.where(z == 0, relevance, 0.0)
+    return torch.where(z >= 0, factor, -factor) * stabiliser
 
 
 def _passing(op: Op, grads: list[Any]) -> dict[int, Any]:
@@ -113,17 +127,32 @@ blocked = Rule("constant", lambda op, grads: {}, linear=True, absorbs="gate")
 folded = Rule("folded into the operation before", _passing, linear=True)
 
 
+def _books(relevance: Tensor, factor: Tensor, z: Tensor, stabiliser: float) -> dict[str, Tensor]:
+    """What the stabiliser kept, and the size of each denominator that relevance was divided by."""
+    return {
+        "stabiliser": kept(relevance, factor, z, stabiliser),
+        LEAST: torch.where(relevance == 0, torch.inf, z.abs()),
+    }
+
+
 def epsilon(stabiliser: float = 1e-6, share: float = 1.0, absorbs: str = "bias") -> Rule:
     """Each leaf gets its part of the output: x * d(output)/dx * relevance / output, times `share`.
 
-    Biases and other constant operands keep their parts, and the stabiliser a little: the ledger shows both as
-    `absorbs`.
+    Biases and other constant operands keep their parts, which the ledger shows as `absorbs`, and the stabiliser a
+    little.
     """
 
-    def apply(op: Op, grads: list[Any]) -> dict[int, Any]:
-        factors = [None if g is None else g / stabilised(z, stabiliser) for g, z in zip(grads, op.outs, strict=False)]
-        back = op.vjp(factors, list(op.edges))
-        return {i: share * op.leaves[i] * g for i, g in back.items()}
+    def apply(op: Op, grads: list[Any]) -> dict[Any, Any]:
+        pairs = list(zip(grads, op.outs, strict=False))
+        factors = [None if g is None else ratio(g, z, stabiliser) for g, z in pairs]
+        if op.name == "add" and len(op.leaves) == 2:
+            back = {i: factors[0].sum_to_size(op.leaves[i].shape) for i in op.edges}  # type: ignore[union-attr]
+        else:
+            back = op.vjp(factors, list(op.edges))
+        found: dict[Any, Any] = {i: share * op.leaves[i] * g for i, g in back.items()}
+        if grads[0] is not None and factors[0] is not None:
+            found |= _books(grads[0], factors[0], op.outs[0], stabiliser)
+        return found
 
     return Rule("epsilon" if share == 1.0 else f"epsilon × {share}", apply, absorbs=absorbs)
 
@@ -143,9 +172,9 @@ def product(stabiliser: float = 1e-6) -> Rule:
     """
     whole, half = epsilon(stabiliser), epsilon(stabiliser, 0.5)
 
-    def apply(op: Op, grads: list[Any]) -> dict[int, Any]:
+    def apply(op: Op, grads: list[Any]) -> dict[Any, Any]:
         if len(op.edges) == 1:
-            return {} if op.name == "div" and 1 in op.edges else whole.apply(op, grads)
+            return {"gate": grads[0]} if op.name == "div" and 1 in op.edges else whole.apply(op, grads)
         if op.name == "div":
             signal = 0
         else:
@@ -157,7 +186,9 @@ def product(stabiliser: float = 1e-6) -> Rule:
                     back[0] = 2 * back[0]  # the operand that is added is no factor
                 return back
             signal = first if ranks[0] < ranks[1] else second
-        back = op.vjp([grads[0] / stabilised(op.outs[0], stabiliser)], [signal])
-        return {i: op.leaves[i] * g for i, g in back.items()}
+        wanted = [signal, *(i for i in op.edges if i == 0 and op.name in SUMMED)]
+        factor = ratio(grads[0], op.outs[0], stabiliser)
+        found: dict[Any, Any] = {i: op.leaves[i] * g for i, g in op.vjp([factor], wanted).items()}
+        return found | _books(grads[0], factor, op.outs[0], stabiliser)
 
     return Rule("product", apply, absorbs="bias")

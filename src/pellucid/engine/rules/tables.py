@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import Tensor
 
+from pellucid.engine.rules.fold import fold, uses_batch_statistics
 from pellucid.engine.rules.operations import (
     BATCH_NORM,
     COMPOSED,
@@ -23,12 +23,11 @@ from pellucid.engine.rules.operations import (
     STATISTICS,
     blocked,
     epsilon,
-    folded,
     passing,
     product,
     rectified,
 )
-from pellucid.engine.rules.record import Op, unflatten
+from pellucid.engine.rules.record import Op
 from pellucid.engine.rules.walk import WEIGHTED, Rule, Table, own
 
 SMOOTH = CURVED | NORMS | SOFTMAX | BATCH_NORM | PRODUCTS | MATRIX_PRODUCTS | STATISTICS | COMPOSED
@@ -70,8 +69,8 @@ def _rectifier_table(name: str, apply: Callable[[Op, list[Any]], dict[int, Tenso
 def epsilon_lrp(stabiliser: float = 1e-6) -> Table:
     """Layer-wise relevance propagation with the epsilon rule (Bach et al., 2015, equation 58) on every operation.
 
-    Evaluation batch norm is folded into the convolution before it, on the record alone. Nonlinearities and layer
-    norms pass relevance on; softmax and gates count as constant; the ledger says what biases and gates absorbed.
+    Evaluation batch norm is folded into the operation before it, on the record alone. Nonlinearities and layer norms
+    pass relevance on; softmax and gates count as constant; the ledger says what biases and gates absorbed.
     """
     linear, both = epsilon(stabiliser), product(stabiliser)
     rules = dict.fromkeys(ROUTING, own) | dict.fromkeys(LINEAR, linear) | dict.fromkeys(BATCH_NORM, linear)
@@ -83,7 +82,7 @@ def epsilon_lrp(stabiliser: float = 1e-6) -> Table:
             return passing
         return None
 
-    return Table("epsilon-lrp", rules, choose=choose, prepare=fold_batch_norm, seed="score", conserves=True)
+    return Table("epsilon-lrp", rules, choose=choose, prepare=fold, seed="score", conserves=True)
 
 
 def by_place(patterns: Mapping[str, Rule], names: frozenset[str] = WEIGHTED) -> Callable[[Op], Rule | None]:
@@ -94,32 +93,3 @@ def by_place(patterns: Mapping[str, Rule], names: frozenset[str] = WEIGHTED) -> 
         return next(fits, None) if op.name in names else None
 
     return choose
-
-
-def uses_batch_statistics(op: Op) -> bool:
-    """Does this batch norm normalise by the batch (training mode, instance norm) and not by running statistics?"""
-    return op.name != "_native_batch_norm_legit_no_training" and bool(op.leaves[5])
-
-
-def fold_batch_norm(ops: list[Op]) -> None:
-    """Evaluation batch norm right after a convolution becomes part of it: exact, epsilon included, on the record only.
-
-    A convolution whose output has another reader keeps its own values.
-    """
-    readers = Counter(edge for op in ops for edge in op.edges.values())
-    for op in ops:
-        if op.name not in BATCH_NORM or 0 not in op.edges or readers[op.edges[0]] > 1 or uses_batch_statistics(op):
-            continue
-        before = op.producers.get(0)
-        if before is None or before.name != "convolution" or before.region is not None or set(before.edges) != {0}:
-            continue
-        arguments, _ = unflatten(before.leaves, before.spec)
-        if arguments[6]:  # a transposed convolution keeps its output channels elsewhere
-            continue
-        _, scale, shift, mean, variance, *_, smallest = op.leaves
-        factor = (variance + smallest).rsqrt() * (1 if scale is None else scale)
-        _, weight, bias, *settings = before.leaves
-        weight = weight * factor.view(-1, *[1] * (weight.dim() - 1))
-        bias = ((0 if bias is None else bias) - mean) * factor + (0 if shift is None else shift)
-        before.replace([before.leaves[0], weight, bias, *settings], [op.outs[0]])
-        op.rule = folded

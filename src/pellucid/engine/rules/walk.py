@@ -16,11 +16,13 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from pellucid.contract.errors import UnsupportedOperation
+from pellucid.engine.rules.ledger import Books, Ledger, Parts
 from pellucid.engine.rules.record import Edge, Node, Op, input_vjp
 from pellucid.engine.rules.rewrite import Rewrite
 from pellucid.engine.rules.trace import Trace
 
 WEIGHTED = frozenset({"convolution", "addmm", "mm", "bmm", "baddbmm"})
+REDUCING = frozenset({"mean", "sum", "cumsum"})  # they may change where the rows lie
 VIEWS = frozenset(
     f"{name}Backward{k}"
     for name in (
@@ -32,25 +34,8 @@ VIEWS = frozenset(
 REENTRANT = "CheckpointFunctionBackward"
 
 
-class Parts:
-    """A cotangent in parts: one multiplier for each kind of contribution (positive and negative, for one).
-
-    Linear operations map every part alike; a plain cotangent that meets one counts for all parts; a rule that does
-    not take parts refuses them, as they cannot be merged without knowing the contributions.
-    """
-
-    def __init__(self, *parts: Tensor) -> None:
-        self.parts = parts
-
-    def __add__(self, other: Parts | Tensor) -> Parts:
-        more = other.parts if isinstance(other, Parts) else [other] * len(self.parts)
-        return Parts(*(a + b for a, b in zip(self.parts, more, strict=True)))
-
-    __radd__ = __add__
-
-
 Cotangent = Any  # Tensor or Parts
-Apply = Callable[[Op, list[Any]], dict[int, Any]]
+Apply = Callable[[Op, list[Any]], dict[Any, Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +43,8 @@ class Rule:
     """What an operation sends back: `apply(op, grads) -> {leaf: cotangent}` for the leaves in `op.edges`.
 
     A `linear` rule maps each part of a cotangent alike; one that takes `parts` is given them; any other refuses
-    them. `absorbs` says what relevance stays behind here for, in the ledger.
+    them. `absorbs` says what relevance stays behind here for, in the ledger; where part of it stays behind for another
+    reason, `apply` adds that amount, elementwise, under the reason's name.
     """
 
     name: str
@@ -108,35 +94,14 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Absorbed:
-    """Relevance that stayed in one operation: how much, and what took it."""
+class Row:
+    """One operation on the way from the inputs to the output. `rule` is empty where `problem` says why."""
 
     operation: str
     module: str
     line: str
-    amount: float
-    kind: str
-
-
-@dataclass(frozen=True)
-class Ledger:
-    """Where relevance went: `seeded = arrived + sum of absorbed`, up to rounding (`gap`)."""
-
-    seeded: float
-    arrived: float
-    absorbed: tuple[Absorbed, ...]
-
-    @property
-    def gap(self) -> float:
-        """What is unaccounted for."""
-        return self.seeded - self.arrived - sum(entry.amount for entry in self.absorbed)
-
-    def by_kind(self) -> dict[str, float]:
-        """Absorbed relevance summed by what took it: "bias", "gate" or "elsewhere" (operands not asked about)."""
-        totals: dict[str, float] = {}
-        for entry in self.absorbed:
-            totals[entry.kind] = totals.get(entry.kind, 0.0) + entry.amount
-        return totals
+    rule: str
+    problem: str = ""
 
 
 class Plan:
@@ -197,6 +162,20 @@ def refusals(trace: Trace, plan: Plan, table: Table) -> dict[Node, str]:
     return problems
 
 
+def assigned(plan: Plan, table: Table, problems: dict[Node, str] | None = None) -> list[Row]:
+    """Which rule each operation of the walk gets, in the order they ran."""
+    rows = []
+    for node in reversed(plan.order):
+        if not plan.leads[node]:
+            continue
+        op, problem = plan.labels[node], (problems or {}).get(node, "")
+        rule = None if problem else (table.pick(op) if op is not None else table.default)
+        name = "" if problem else rule.name if rule is not None else "own"
+        operation, module, line = (node.name(), "", "") if op is None else (f"aten.{op.name}", op.module, op.line)
+        rows.append(Row(operation, module, line, name, problem))
+    return rows
+
+
 def walk(trace: Trace, seeds: Sequence[tuple[Edge, Any]], targets: Sequence[Edge], table: Table) -> Walk:
     """Send the seeds' cotangents back to the targets; refuse first, all at once, what the table cannot explain."""
     plan = Plan(trace, [edge[0] for edge, _ in seeds], targets)
@@ -211,7 +190,9 @@ def walk(trace: Trace, seeds: Sequence[tuple[Edge, Any]], targets: Sequence[Edge
                 hint="a gradient method, or a rule for them in the table",
             )
         with torch.inference_mode(False), torch.no_grad(), Rewrite() if trace.rewrites else nullcontext():
-            return Walk(plan, table).run(seeds, targets)
+            found = Walk(plan, table).run(seeds, targets)
+        found.rules = assigned(plan, table) if table.conserves else []
+        return found
     finally:
         trace.restore()
 
@@ -224,12 +205,16 @@ class Walk:
         self.waiting: dict[Node, dict[int, Any]] = {}
         self.values: list[Any] = []
         self.ledger: Ledger | None = None
-        self._sent: list[Tensor] = []
-        self._absorbed: list[tuple[str, str, str, Tensor, str]] = []
+        self.rules: list[Row] = []
+        self.books: Books | None = None
+        self._sent: list[tuple[Edge, Any]] = []
+        self._said: dict[str, Tensor] = {}
 
     def run(self, seeds: Sequence[tuple[Edge, Any]], targets: Sequence[Edge]) -> Walk:
         """Visit every node once, after all nodes that feed it."""
         arrived: dict[Edge, Any] = {}
+        if self.table.conserves:
+            self.books = Books(max((len(value) for _, value in seeds if value.dim()), default=1))
         for edge, value in seeds:
             self._send(edge, value)
         for node in self.plan.order:
@@ -239,16 +224,17 @@ class Walk:
             arrived.update({(node, i): g for i, g in got.items() if (node, i) in self.plan.targets})
             if self.plan.leads[node]:
                 self._sent.clear()
+                self._said.clear()
                 self._visit(node, [got.get(i) for i in range(len(node._input_metadata))])
-                if self.table.conserves:
-                    self._account(node, list(got.values()))
+                if self.books is not None:
+                    self._account(self.books, node, got)
         self.values = [arrived.get(edge) for edge in targets]
         if any(isinstance(value, Parts) for value in self.values):
             raise UnsupportedOperation(
                 "A cotangent in parts arrived unmerged", got=self.table.name, hint="a place before the rule that merges"
             )
-        if self.table.conserves:
-            self.ledger = self._close([value for _, value in seeds])
+        if self.books is not None:
+            self.ledger = self.books.close(seeds, list(arrived.items()))
         return self
 
     def _send(self, edge: Edge, value: Any) -> None:
@@ -257,8 +243,8 @@ class Walk:
             return
         slot = self.waiting.setdefault(node, {})
         slot[output] = slot[output] + value if output in slot else value
-        if self.table.conserves:
-            self._sent.append(_total(value))
+        if self.books is not None:
+            self._sent.append((edge, value))
 
     def _visit(self, node: Node, grads: list[Any]) -> None:
         op = self.plan.labels[node]
@@ -294,24 +280,17 @@ class Walk:
         for i, g in back.items():
             if i in op.edges:
                 send(op.edges[i], g)
+            elif isinstance(i, str) and self.books is not None:
+                self._said[i] = g
         return None
 
-    def _account(self, node: Node, came: list[Any]) -> None:
+    def _account(self, books: Books, node: Node, got: dict[int, Any]) -> None:
         op = self.plan.labels[node]
-        amount = sum(map(_total, came)) - sum(self._sent)
         rule = None if op is None else self.table.pick(op)
-        kind = rule.absorbs if rule is not None else ""
-        name, module, line = (node.name(), "", "") if op is None else (f"aten.{op.name}", op.module, op.line)
-        self._absorbed.append((name, module, line, torch.as_tensor(amount), kind or "elsewhere"))
-
-    def _close(self, seeded: list[Tensor]) -> Ledger:
-        arrived = sum(float(v.sum()) for v in self.values if v is not None)
-        entries = (Absorbed(n, m, at, float(amount), kind) for n, m, at, amount, kind in self._absorbed)
-        return Ledger(sum(float(s.sum()) for s in seeded), arrived, tuple(e for e in entries if e.amount != 0.0))
-
-
-def _total(value: Any) -> Tensor:
-    return sum(map(_total, value.parts), torch.zeros(())) if isinstance(value, Parts) else value.sum()
+        kind = (rule.absorbs if rule is not None else "") or "elsewhere"
+        moves = op is None or rule is None or rule.linear or op.name in REDUCING
+        where = (node.name(), "", "") if op is None else (f"aten.{op.name}", op.module, op.line)
+        books.account(where, kind, moves, [((node, i), g) for i, g in got.items()], self._sent, self._said)
 
 
 def _add(into: dict[Edge, Tensor], edge: Edge, value: Any) -> None:
