@@ -7,7 +7,7 @@ from torch.nn import functional
 
 import pellucid as px
 from pellucid.attribution import GradCAM
-from pellucid.attribution.cam import upsample
+from pellucid.attribution.spatial import upsample
 from pellucid.contract.errors import LayerError, NeedError
 
 DOUBLE = {"dtype": torch.float64}
