@@ -112,7 +112,7 @@ class SmoothGrad(Method):
         with ask.progress.bar(draws * len(todo), self.card.title) as tell:
             while todo:
                 for rows, steps in _blocks(ask, todo, int(used[todo[0]]), draws):
-                    noisy = ask.derived(self._tremble(ask, rows, steps), rows)
+                    noisy = ask.derived(self._tremble(ask, rows, steps), rows, passes=draws * len(todo))
                     sums.add(held.explain(subject, noisy, inner).values, rows, ask.inputs.rows)
                     ask.path = noisy.path
                     tell(len(rows))
@@ -171,38 +171,41 @@ def _blocks(ask: Ask, rows: list[int], first: int, draws: int) -> Any:
 
 
 class _Sums:
-    """Power sums of each value, in float64: two give a mean with its standard error, four a variance with its own."""
+    """Power sums of each value's distance from its first draw: two give a mean with its standard error, four a variance.
+
+    The distance keeps small spreads exact, however large the values are.
+    """
 
     def __init__(self, kind: str) -> None:
-        self.kind, self.count = kind, 2 if kind == "mean" else 4
+        self.kind, self.count = kind, 4 if kind == "variance" else 2
+        self.first: list[Tensor] = []
         self.powers: list[list[Tensor]] = []
         self.shape: Any = None
 
     def add(self, values: Any, rows: Tensor, count: int) -> None:
-        parts = tensors(values)
+        parts = [p**2 if self.kind == "squared" else p for p in tensors(values)]
         if not self.powers:
             self.shape = values
-            self.powers = [
-                [torch.zeros(count, *p.shape[1:], dtype=torch.float64, device=p.device) for _ in range(self.count)]
-                for p in parts
-            ]
-        for power, part in zip(self.powers, parts, strict=True):
-            value = raised = part.double()
-            for k in range(self.count):
-                power[k].index_add_(0, rows.to(part.device), raised)
-                raised = raised * value
+            self.first = [torch.full((count, *p.shape[1:]), torch.nan, dtype=p.dtype, device=p.device) for p in parts]
+            self.powers = [[torch.zeros_like(f, dtype=torch.float64) for _ in range(self.count)] for f in self.first]
+        found, sizes = torch.unique_consecutive(rows, return_counts=True)
+        for part, first, powers in zip(parts, self.first, self.powers, strict=True):
+            for row, draws in zip(found.tolist(), part.split(sizes.tolist()), strict=True):
+                if first[row].isnan().all():
+                    first[row] = draws[0]
+                distance = raised = draws - first[row]
+                for power in powers:
+                    power[row] += raised.sum(0, dtype=torch.float64)
+                    raised = raised * distance
 
     def result(self, used: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         values, error = [], []
-        for power in self.powers:
-            n = used.to(power[0].device).reshape(-1, *[1] * (power[0].dim() - 1)).double()
-            one, two, *higher = (p / n for p in power)
+        for first, powers in zip(self.first, self.powers, strict=True):
+            n = used.to(first.device).reshape(-1, *[1] * (first.dim() - 1)).double()
+            one, two, *higher = (p / n for p in powers)
             variance = (two - one**2).clamp(min=0) * n / (n - 1)
-            if self.kind == "mean":
-                value, spread = one, variance
-            elif self.kind == "squared":
-                value, spread = two, (higher[1] - two**2).clamp(min=0)
-            else:
+            value, spread = first.double() + one, variance
+            if self.kind == "variance":
                 fourth = higher[1] - 4 * one * higher[0] + 6 * one**2 * two - 3 * one**4
                 value, spread = variance, (fourth - variance**2).clamp(min=0)
             values.append(value)

@@ -31,6 +31,7 @@ class Ask:
     output: Tensor | None = None
     path: str = "plain"
     model_hash: str = ""
+    passes: int = 0
     _target: target.Target | None = None
 
     @cached_property
@@ -82,12 +83,17 @@ class Ask:
                 "The model's output must be finite", got=f"NaN or infinity in row {rows}", hint="explaining other rows"
             )
 
-    def derived(self, inputs: Inputs, rows: Tensor) -> Ask:
-        """The same question about other inputs, one for each entry of `rows`; each keeps its row's target."""
+    def derived(self, inputs: Inputs, rows: Tensor, passes: int = 0) -> Ask:
+        """The same question about other inputs, one for each entry of `rows`; each keeps its row's target.
+
+        `passes` says how many rows the whole call will ask about, of which these are some.
+        """
         settled, wanted = self.target, self.wanted
         if settled.index is not None:
             wanted = settled.index[rows.to(settled.index.device)]
-        return replace(self, inputs=inputs, wanted=wanted, output=None, _target=None, progress=batch.Progress())
+        return replace(
+            self, inputs=inputs, wanted=wanted, output=None, _target=None, progress=batch.Progress(), passes=passes
+        )
 
     def inside(self) -> Ask:
         """The same question with the layer's values as the input: for methods that change inputs, on token ids.

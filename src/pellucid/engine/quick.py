@@ -26,7 +26,7 @@ def plan_for(ask: Ask, passes: int, kind: plan.Kind, *, at_input: bool = False) 
     if place is not None and (place.side != "out" or place.part or place.call not in (None, 1)):
         return None
     cut = None if place is None else place.module
-    if subject.plan is False or (subject.plan is None and not plan.worth(module, passes)):
+    if subject.plan is False or (subject.plan is None and not plan.worth(module, max(passes, ask.passes))):
         return None
     with _LOCK:
         if _SEEN.get(module) != ask.model_hash:
