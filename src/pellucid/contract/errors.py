@@ -23,7 +23,7 @@ class InputError(PellucidError, ValueError):
     """The inputs, data or a setting have the wrong type, shape, range or device."""
 
 
-class ModelCallError(InputError, RuntimeError, TypeError, IndexError):
+class ModelCallError(InputError, RuntimeError, TypeError, IndexError, AssertionError):
     """The model can't be called on the inputs. Also of each kind that a model raises, so that callers still catch it."""
 
 

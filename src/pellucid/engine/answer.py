@@ -21,6 +21,8 @@ from pellucid.engine.place import parse
 from pellucid.engine.subject import Subject, as_subject
 from pellucid.engine.target import as_target, unit
 
+COMPLAINTS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
+
 
 def explain(
     model: Any,
@@ -82,13 +84,13 @@ def explain(
 
 def _blame_inputs(error: Exception, subject: Subject, ask: Ask) -> None:
     """Say so where the model can't take the inputs at all; errors of the model's own kinds come through as they are."""
-    if type(error) not in (RuntimeError, ValueError, TypeError, IndexError) or batch.out_of_memory(error):
+    if type(error) not in COMPLAINTS or batch.out_of_memory(error):
         return
     try:
         with torch.no_grad():
             subject.raw(ask.inputs.take(torch.zeros(1, dtype=torch.long)))
     except Exception as again:
-        if type(again) is type(error):
+        if type(again) in COMPLAINTS:  # a fused path may complain in another way
             raise ModelCallError(
                 f"The 'inputs' must be what the model takes, and it raised {type(error).__name__}: {error}",
                 got=_shape(ask.inputs),
