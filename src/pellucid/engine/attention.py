@@ -1,0 +1,307 @@
+"""Where does the network attend? The attention maps of a forward pass, in any spelling, with the score's gradient there.
+
+Maps are found among the recorded operations: a softmax whose result weighs values in a matrix product (or, in additive
+attention, in an elementwise product). Fused kernels and attention modules are spelt out while they are recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pellucid.contract.errors import NeedError, UnsupportedOperation
+from pellucid.engine import batch, rules
+from pellucid.engine.ask import Ask, shape_key
+from pellucid.engine.gradient import needs_module
+from pellucid.engine.rules.check import target_edges
+from pellucid.engine.rules.operations import MATRIX_PRODUCTS, ROUTING, SOFTMAX, SUMMED
+from pellucid.engine.rules.record import Edge, Op
+from pellucid.engine.rules.walk import WEIGHTED, Plan
+
+KEPT = WEIGHTED | SOFTMAX | MATRIX_PRODUCTS | {"mul"}
+SCALED = frozenset({"mul", "div"})
+Floats = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Map:
+    """One layer's attention: weights (N, heads, queries, keys), and the score's derivative at each.
+
+    `values` (N, heads, keys, width) is what the weights mix, where it can be told apart by row; `own` says whether
+    queries and keys belong to the same tokens (self-attention).
+    """
+
+    module: str
+    weights: Tensor
+    grads: Tensor
+    values: Tensor | None
+    own: bool
+
+    @property
+    def queries(self) -> int:
+        """How many tokens ask."""
+        return self.weights.shape[2]
+
+    @property
+    def keys(self) -> int:
+        """How many tokens are looked at."""
+        return self.weights.shape[3]
+
+    def asked(self) -> Tensor:
+        """The share of each query in what the score reads, (N, queries): equal among those with a gradient.
+
+        A token that the score reads through this layer has a derivative here, one that it does not read has none. Where
+        nothing has one, all count alike.
+        """
+        read = (self.grads != 0).flatten(3).any(3).any(1)
+        read = torch.where(read.any(1, keepdim=True), read, True).to(self.weights.dtype)
+        return read / read.sum(1, keepdim=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """One chunk's pass: maps in the order in which they ran, values and gradients at the explained place, scores."""
+
+    maps: list[Map]
+    values: Floats
+    grads: Floats
+    score: Tensor
+    output: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What `act` made of all rows, tensor by tensor, with each row's score; `layers` describes the maps as plain data."""
+
+    parts: Floats
+    score: Tensor
+    layers: list[dict[str, Any]] = field(default_factory=list)
+
+
+def read(ask: Ask, act: Callable[[Seen], Floats], label: str = "") -> Found:
+    """What does `act` make of the attention maps between the explained place and the score?
+
+    One forward and one backward pass, chunked to the memory budget. Models without attention are refused.
+    """
+    parts: list[tuple[Seen, Floats]] = []
+
+    def work(start: int, stop: int) -> tuple[Seen, Floats]:
+        seen = _look(ask, start, stop)
+        return replace(seen, maps=[_described(m) for m in seen.maps]), act(seen)
+
+    batch.run(
+        ask.inputs.rows,
+        work,
+        lambda start, stop, found: parts.append(found),
+        memory=ask.memory,
+        cost=(ask.subject.module, ("attention", label, str(ask.layer), str(ask.unit_place), shape_key(ask.inputs))),
+        device=ask.inputs.device,
+        progress=ask.progress,
+        label=label,
+    )
+    ask.remember(torch.cat([seen.output for seen, _ in parts]))
+    layers = [
+        {"module": m.module, "heads": m.weights.shape[1], "queries": m.queries, "keys": m.keys, "self": m.own}
+        for m in parts[0][0].maps
+    ]
+    joined = tuple(map(torch.cat, zip(*(found for _, found in parts), strict=True)))
+    return Found(joined, torch.cat([seen.score for seen, _ in parts]), layers)
+
+
+def _described(found: Map) -> Map:
+    """The map without its memory: one row's worth of nothing, for its shape."""
+    empty = found.weights.new_empty(0, *found.weights.shape[1:])
+    return replace(found, weights=empty, grads=empty, values=None)
+
+
+def _look(ask: Ask, start: int, stop: int) -> Seen:
+    """Record one pass over some rows and send the score back to the place and to every map."""
+    module = needs_module(ask.subject, "attention maps")
+    if not (outcome := rules.available()):
+        raise UnsupportedOperation(
+            f"Attention maps can't be found with torch {torch.__version__}", got=outcome.reason, hint="another version"
+        )
+    rows = ask.inputs.take(torch.arange(start, stop))
+    at, start_at = (None if p is None else str(p) for p in (ask.layer, ask.unit_place))
+    outputs: list[Tensor] = []
+
+    def forward(*tensors: Tensor) -> Tensor:
+        return ask.subject.scores(replace(rows, tensors=tensors))
+
+    def score(output: Tensor) -> Tensor:
+        outputs.append(output.detach())
+        return ask.settle_rows(output, start, stop).score(output)
+
+    names = [] if at is None else [at]
+    trace = rules.Trace(
+        module, rows.tensors, forward, places=names, score=score, start=start_at, keep=lambda name: name in KEPT
+    )
+    assert trace.score is not None
+    targets = target_edges(trace, at)
+    if trace.score.grad_fn is None:
+        raise NeedError("The score carries no gradient", got="a constant", hint="a forward without no_grad or detach")
+    root = (trace.score.grad_fn, trace.score.output_nr)
+    found = _find(trace, Plan(trace, [root[0]], targets), stop - start)
+    edges = [f.edge for f in found]
+    back = rules.walk(trace, [(root, torch.ones_like(trace.score))], [*targets, *edges], rules.gradient()).values
+    points = [x for x, e in zip(trace.values, trace.edges, strict=True) if e is not None] if at is None else []
+    points = points or [trace.places[name].value.detach() for name in names]
+    grads = [torch.zeros_like(x) if g is None else g for x, g in zip(points, back, strict=False)]
+    maps = [f.map(g, stop - start) for f, g in zip(found, back[len(targets) :], strict=True)]
+    return Seen(maps, tuple(points), tuple(grads), trace.score.detach(), outputs[0])
+
+
+@dataclass(frozen=True, eq=False)
+class _Use:
+    """A softmax and the product that its result enters, as recorded."""
+
+    softmax: Op
+    product: Op
+    leaf: int
+    edge: Edge
+    own: bool
+
+    def map(self, grad: Tensor | None, rows: int) -> Map:
+        weights = self.softmax.outs[0].detach()
+        axis = self.softmax.leaves[1]
+        self._refuse_windows(weights.movedim(axis, -1), rows)
+        by_head = _by_head(weights, axis, rows)
+        back = torch.zeros_like(by_head) if grad is None else _by_head(grad, axis, rows)
+        own = self.own and by_head.shape[2] == by_head.shape[3]
+        return Map(self.softmax.module, by_head, back, self._mixed(by_head), own)
+
+    def _refuse_windows(self, weights: Tensor, rows: int) -> None:
+        """Windows share the first axis with the rows, as heads may do; with windows there are more keys than in one map."""
+        if weights.shape[0] == rows or weights.dim() < 3:
+            return
+        keys = _projected(self.softmax)
+        if weights.dim() > 3 or keys > rows * weights.shape[-1]:
+            raise NeedError(
+                "The attention must be over all tokens of a row at once: attention in windows has no map of them",
+                got=f"{weights.shape[-2]} × {weights.shape[-1]} in '{self.softmax.module}'",
+                hint="a gradient method",
+            )
+
+    def _mixed(self, weights: Tensor) -> Tensor | None:
+        """The other operand of the product, as (N, heads, keys, width)."""
+        rows, heads, _, keys = weights.shape
+        first = 1 if self.product.name in SUMMED else 0
+        other = first + 1 if self.leaf == first else first
+        x = self.product.leaves[other]
+        if not isinstance(x, Tensor) or x.dim() < 2:
+            return None
+        if self.product.name in MATRIX_PRODUCTS and other == first:  # the product of the transposed matrices
+            x = x.transpose(-1, -2)
+        if x.shape[-2] != keys or x.numel() % (rows * heads * keys):
+            return None
+        return x.detach().reshape(rows, heads, keys, -1)
+
+
+def _by_head(weights: Tensor, axis: int, rows: int) -> Tensor:
+    """Weights over `axis` as (N, heads, queries, keys). Rows come first, alone or together with the heads."""
+    weights = weights.movedim(axis, -1)
+    if weights.dim() == 2:
+        weights = weights[:, None]
+    if weights.shape[0] != rows and weights.shape[0] % rows == 0:
+        weights = weights.unflatten(0, (rows, -1))
+    if weights.shape[0] != rows:
+        raise NeedError(
+            f"The attention must hold one entry per row along its first axis, {rows}",
+            got=f"shape {tuple(weights.shape)}",
+            hint="a model with the rows first",
+        )
+    return weights[:, None] if weights.dim() == 3 else weights.flatten(1, -3)
+
+
+def _scores(softmax: Op) -> Op | None:
+    """The product of queries and keys that a softmax takes, where it is one of two sides that are both on the way."""
+    op: Op | None = softmax
+    while op is not None and (op is softmax or op.name not in MATRIX_PRODUCTS):
+        if not op.edges:
+            return None
+        op = op.producers.get(next(iter(op.edges)))
+    return op if op is not None and len(op.edges) > 1 else None
+
+
+def _projected(softmax: Op) -> int:
+    """How many key vectors the projection before the scores made, over all rows; 0 where there is none."""
+    scores = _scores(softmax)
+    op = None if scores is None else scores.producers.get(list(scores.edges)[-1])
+    while op is not None and op.name not in WEIGHTED and op.edges:
+        op = op.producers.get(next(iter(op.edges)))
+    if op is None or op.name not in WEIGHTED:
+        return 0
+    out = op.outs[0]
+    return out.numel() // out.shape[1 if op.name == "convolution" else -1]
+
+
+def _find(trace: rules.Trace, plan: Plan, rows: int) -> list[_Use]:
+    """Every softmax on the way whose result weighs values, in the order they ran."""
+    nodes = {op: node for node, op in plan.labels.items() if op is not None}
+    ends = _Ends(plan)
+    found: dict[Op, _Use] = {}
+    gates: dict[Op, _Use] = {}
+    for op in trace.ops:
+        if op not in nodes or (op.name not in MATRIX_PRODUCTS and op.name != "mul"):
+            continue
+        for leaf in op.edges:
+            softmax = _behind(op.producers.get(leaf))
+            if softmax is None or (op.name == "mul" and len(op.edges) < 2):
+                continue
+            into = gates if op.name == "mul" else found
+            own = op.name != "mul" and ends.same(softmax)
+            into.setdefault(softmax, _Use(softmax, op, leaf, (nodes[softmax], 0), own))
+    uses = list((found or gates).values())
+    if not uses:
+        raise NeedError(
+            "The model must have attention between what is explained and the score",
+            got="no softmax whose result weighs values",
+            hint="a gradient method; or layer= a place before the attention",
+        )
+    order = {op: i for i, op in enumerate(trace.ops)}
+    return sorted(uses, key=lambda use: order[use.softmax])
+
+
+def _behind(op: Op | None) -> Op | None:
+    """The softmax whose result this is, but for its layout, dropout or a constant factor."""
+    while op is not None and op.name not in SOFTMAX:
+        if op.name not in ROUTING | SCALED or len(op.edges) != 1:
+            return None
+        op = op.producers.get(next(iter(op.edges)))
+    return op
+
+
+class _Ends:
+    """Do queries and keys come from the same tokens? They do where the same maps and inputs lie behind both."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.targets = plan.targets
+
+    def same(self, softmax: Op) -> bool:
+        """Self-attention: the scores are a product of two sides with one origin."""
+        op = _scores(softmax)
+        if op is None:
+            return False
+        first, second = list(op.edges)[-2:]
+        return self._of(op, first) == self._of(op, second)
+
+    def _of(self, op: Op, leaf: int) -> set[Any]:
+        found: set[Any] = set()
+        seen: set[int] = set()
+        stack: list[tuple[Edge, Op | None]] = [(op.edges[leaf], op.producers.get(leaf))]
+        while stack:
+            edge, source = stack.pop()
+            if edge in self.targets:
+                found.add(edge)
+            if source is None or id(source) in seen:
+                continue
+            seen.add(id(source))
+            if source.name in SOFTMAX:
+                found.add(id(source))
+            else:
+                stack.extend((e, source.producers.get(i)) for i, e in source.edges.items())
+        return found
