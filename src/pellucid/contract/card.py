@@ -18,6 +18,7 @@ NEEDS = {
     "layers": "values at places inside the model: a PyTorch module",
     "backward rules": "a rule for each operation between the input and the score",
     "spatial layer": "a layer whose values are laid out as rows, channels, height, width",
+    "pooled head": "global average pooling and one linear layer between the feature map and the scores",
     "image": "inputs laid out as rows, channels, height, width",
     "table": "inputs laid out as rows, columns",
     "data": "examples given as data=",

@@ -82,7 +82,8 @@ class Explanation(ABC):
 class Attribution(Explanation):
     """How much did each part matter? `values` has the shape of the explained place (an input or a layer).
 
-    `error`, where a method samples, is the standard error of each value.
+    `error`, where a method samples, is the standard error of each value. `parts`, where values were put together from
+    others, holds these by name.
     """
 
     form: ClassVar[str] = "attribution"
@@ -90,6 +91,7 @@ class Attribution(Explanation):
     target: Tensor | None = None
     baseline: Any = None
     error: Any = None
+    parts: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -114,6 +114,11 @@ def _reused() -> nn.Module:
     return nn.Sequential(first, relu, second, relu, last)
 
 
+def _averaged() -> nn.Module:
+    layers = [nn.Conv2d(n.CHANNELS, 5, 3), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, n.CLASSES)]
+    return nn.Sequential(*layers)
+
+
 def _pooled() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(n.CHANNELS, 5, 3),
@@ -192,6 +197,15 @@ def _make() -> tuple[Fixture, ...]:
             spatial="3",
             hidden="3",
             note="windows of max-pooling overlap; batches of them are easily mixed up",
+            inputs=IMAGE,
+            kind="image",
+        ),
+        Fixture(
+            name="pooled-head",
+            build=lambda: _eval(_averaged()),
+            spatial="1",
+            hidden="1",
+            note="the mean over places is read by one linear layer, so maps of classes are exact",
             inputs=IMAGE,
             kind="image",
         ),

@@ -113,6 +113,8 @@ class Case:
             found.add(fixture.expect)
         if "backward rules" in card.needs:
             found |= {UnsupportedOperation, NeedError}
+        if "pooled head" in card.needs:
+            found.add(NeedError)
         if fixture.classes == 1:
             found |= {NeedError, TargetError}
         if self.misfit():
@@ -204,7 +206,7 @@ def counted(model: Any, act: Callable[[int], None] | None = None) -> Iterator[Wa
 # --- comparing results ----------------------------------------------------------------------------------------------
 
 ROWWISE = {
-    "attribution": ("values", "error", "target"),
+    "attribution": ("values", "error", "target", "parts"),
     "examples": ("items", "weights", "labels"),
     "measure": ("values",),
     "semantics": (),

@@ -126,10 +126,11 @@ def answer(model: Any, inputs: Any) -> Any:
 
 
 def _fits(shape: tuple[int, ...], place: tuple[int, ...], inputs: Any) -> bool:
-    """Whether values have the place's shape, or the place's or the image's with one channel."""
+    """Whether values have the place's shape, or the place's with one channel, or the image's, also with one."""
     if len(shape) == len(place) and all(a in (b, 1) for a, b in zip(shape[1:], place[1:], strict=True)):
         return shape[0] == place[0]
-    return any(x.dim() == 4 and shape == (x.shape[0], 1, *x.shape[2:]) for x in leaves(inputs))
+    images = [tuple(x.shape) for x in leaves(inputs) if x.dim() == 4]
+    return any(shape in (image, (image[0], 1, *image[2:])) for image in images)
 
 
 @check("facts", everywhere=True)
