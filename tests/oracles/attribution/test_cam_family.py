@@ -333,3 +333,36 @@ def test_tokens_that_are_no_grid_are_refused(size, grid, words):
 def test_a_grid_is_a_pair_of_whole_numbers(grid):
     with pytest.raises(InputError, match="grid"):
         px.explain(filled(Tokens(1)), rows(2, 2, 6, 6), LayerCAM(grid=grid), layer="block")
+
+
+def test_guided_grad_cam_is_the_product_of_its_two_factors():
+    images, model = rows(3, 2, 9, 7), filled(nn.Sequential(*Deep(True).body, nn.Conv2d(3, 4, 3), nn.ReLU()))
+    model = nn.Sequential(*model, nn.Flatten(), filled(nn.Linear(60, 3), seed=8)).eval()
+    got = px.explain(model, images, "guided-grad-cam", target=1, layer="3")
+    small = px.explain(model, images, "grad-cam", target=1, layer="3").values
+    assert small.shape == (3, 1, 5, 3)
+    large = functional.interpolate(small, size=(9, 7), mode="bilinear", align_corners=False)
+    detail = px.explain(model, images, "guided-backprop", target=1).values
+    torch.testing.assert_close(got.values, large * detail, rtol=0, atol=1e-12)
+    torch.testing.assert_close(got.parts["map"], large, rtol=0, atol=1e-12)
+    torch.testing.assert_close(got.parts["detail"], detail, rtol=0, atol=1e-12)
+    dark = (large == 0).expand(-1, 2, -1, -1)
+    assert dark.any()
+    assert got.values[dark].abs().max() == 0
+    for n in range(3):
+        mass = detail[n].abs()
+        share = sum(mass[:, i, j].sum() for i in range(9) for j in range(7) if large[n, 0, i, j] > 0) / mass.sum()
+        assert abs(got.facts["map_share"][n].item() - share.item()) < 1e-12
+
+
+def test_guided_grad_cam_keeps_its_factors_in_a_file(tmp_path):
+    result = px.explain(filled(Deep(True)), IMAGES, "guided-grad-cam", layer="body")
+    again = px.load(result.save(tmp_path / "guided.safetensors"))
+    assert set(again.parts) == {"map", "detail"}
+    assert torch.equal(again.parts["map"] * again.parts["detail"], result.values)
+
+
+def test_guided_grad_cam_is_for_images():
+    model = filled(nn.Sequential(nn.Unflatten(1, (2, 7, 5)), Deep(True)))
+    with pytest.raises(InputError, match="image"):
+        px.explain(model, IMAGES.flatten(1), "guided-grad-cam", layer="1.body")
