@@ -82,7 +82,7 @@ class EpsilonLRP(Method):
 
     def explain(self, subject: Subject, ask: Ask, state: Any) -> Attribution:
         not_negative(epsilon=self.epsilon)
-        return relevance(ask, lambda: rules.epsilon_lrp(self.epsilon), self.card.title, denominators=True)
+        return relevance(ask, lambda: rules.epsilon_lrp(self.epsilon, least=True), self.card.title, denominators=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from pellucid.engine.rules.record import Edge
 
+Where = tuple[str, str, str]  # operation, module, line
 Sent = Sequence[tuple[Edge, Any]]
+Said = Tensor | Sequence[tuple[Tensor, float]]  # amounts, elementwise; or terms of them, each with a factor
 LEAST = "smallest denominator"  # what a rule may say beside the amounts that stay behind, elementwise
 
 
@@ -84,7 +86,8 @@ class Books:
     def __init__(self, rows: int) -> None:
         self.rows, self.apart = rows, True
         self.blocks: dict[Edge, int] = {}
-        self.entries: list[tuple[tuple[str, str, str], Tensor, str]] = []
+        self.due: dict[Edge, Tensor] = {}
+        self.entries: list[tuple[Where, Tensor, str]] = []
         self.least = torch.full((rows,), torch.inf, dtype=torch.float64)
 
     def sums(self, value: Any, blocks: int = 1, least: bool = False) -> Tensor:
@@ -97,22 +100,27 @@ class Books:
         value = value.reshape(blocks, self.rows, -1)
         return value.amin((0, 2)) if least else value.sum((0, 2))
 
-    def account(
-        self, where: tuple[str, str, str], kind: str, moves: bool, came: Sent, sent: Sent, said: dict[str, Tensor]
-    ) -> None:
+    def send(self, edge: Edge, value: Any, blocks: int = 1) -> Tensor:
+        """Remember how much of each row is on its way along an edge; what several send is added up."""
+        share = self.sums(value, blocks)
+        self.blocks[edge], self.due[edge] = blocks, self.due.get(edge, 0) + share
+        return share
+
+    def account(self, where: Where, kind: str, moves: bool, came: Sent, sent: Sent, said: dict[str, Said]) -> None:
         """Book what came to an operation less what it sent: as `kind`, but for what its rule said about itself."""
-        blocks = self.blocks.get(came[0][0], 1)
-        into = sum((self.sums(value, self.blocks.get(edge, 1)) for edge, value in came), torch.zeros(()))
+        blocks = self.blocks[came[0][0]]
+        into = sum((self.due[edge] for edge, _ in came), torch.zeros(()))
         after = self._follow(into, blocks, came, sent) if moves and sent and self.rows > 1 else blocks
-        self.blocks.update((edge, after) for edge, _ in sent)
-        left = into - sum((self.sums(value, after) for _, value in sent), torch.zeros(()))
+        left = into - sum((self.send(edge, value, after) for edge, value in sent), torch.zeros(()))
         for reason, amount in said.items():
-            share = self.sums(amount, blocks, least=reason == LEAST)
             if reason == LEAST:
-                self.least = torch.minimum(self.least, share.double().cpu())
-            else:
-                self.entries.append((where, share, reason))
-                left = left - share
+                least = self.sums(amount, blocks, least=True)
+                self.least = torch.minimum(self.least, least.double().cpu())
+                continue
+            terms = [(amount, 1.0)] if isinstance(amount, Tensor) else amount
+            share = sum((self.sums(term, blocks) * scale for term, scale in terms), torch.zeros(()))
+            self.entries.append((where, share, reason))
+            left = left - share
         self.entries.append((where, left, kind))
 
     def _follow(self, into: Tensor, blocks: int, came: Sent, sent: Sent) -> int:
@@ -142,10 +150,8 @@ class Books:
             for where, amount, kind in self.entries
             if bool((rows := amount.detach().double().cpu()).any())
         )
-        into, out = (
-            sum((self.sums(v, self.blocks.get(edge, 1)).double().cpu() for edge, v in side), torch.zeros(self.rows))
-            for side in (seeded, arrived)
-        )
+        into = sum((self.sums(value).double().cpu() for _, value in seeded), torch.zeros(self.rows))
+        out = sum((self.due[edge].double().cpu() for edge, _ in arrived), torch.zeros(self.rows))
         left = into - out - sum(entry.rows for entry in entries)
         return Ledger(float(into.sum()), float(out.sum()), entries, left, self.least, self.apart)
 

@@ -102,7 +102,12 @@ def _zero(bound: Any) -> bool:
 
 def stabilised(z: Tensor, epsilon: float) -> Tensor:
     """z moved away from zero by epsilon, zero itself upwards."""
-    return torch.where(z >= 0, z + epsilon, z - epsilon)
+    return z + _signed(z, epsilon)
+
+
+def _signed(z: Tensor, epsilon: float) -> Tensor:
+    above = torch.tensor(epsilon, dtype=z.dtype, device=z.device)
+    return torch.where(z >= 0, above, -above)
 
 
 def ratio(relevance: Tensor, z: Tensor, stabiliser: float) -> Tensor:
@@ -112,9 +117,7 @@ def ratio(relevance: Tensor, z: Tensor, stabiliser: float) -> Tensor:
 
 def kept(relevance: Tensor, factor: Tensor, z: Tensor, stabiliser: float) -> Tensor:
     """What the stabiliser keeps for itself, given factor = ratio(relevance, z, stabiliser)."""
-    if not stabiliser:
-        return torch.where(z == 0, relevance, 0.0)
-    return torch.where(z >= 0, factor, -factor) * stabiliser
+    return factor * _signed(z, stabiliser) if stabiliser else torch.where(z == 0, relevance, 0.0)
 
 
 def _passing(op: Op, grads: list[Any]) -> dict[int, Any]:
@@ -127,19 +130,11 @@ blocked = Rule("constant", lambda op, grads: {}, linear=True, absorbs="gate")
 folded = Rule("folded into the operation before", _passing, linear=True)
 
 
-def _books(relevance: Tensor, factor: Tensor, z: Tensor, stabiliser: float) -> dict[str, Tensor]:
-    """What the stabiliser kept, and the size of each denominator that relevance was divided by."""
-    return {
-        "stabiliser": kept(relevance, factor, z, stabiliser),
-        LEAST: torch.where(relevance == 0, torch.inf, z.abs()),
-    }
-
-
-def epsilon(stabiliser: float = 1e-6, share: float = 1.0, absorbs: str = "bias") -> Rule:
+def epsilon(stabiliser: float = 1e-6, share: float = 1.0, absorbs: str = "bias", least: bool = False) -> Rule:
     """Each leaf gets its part of the output: x * d(output)/dx * relevance / output, times `share`.
 
     Biases and other constant operands keep their parts, which the ledger shows as `absorbs`, and the stabiliser a
-    little.
+    little. With `least`, the size of each denominator is told as well.
     """
 
     def apply(op: Op, grads: list[Any]) -> dict[Any, Any]:
@@ -149,9 +144,13 @@ def epsilon(stabiliser: float = 1e-6, share: float = 1.0, absorbs: str = "bias")
             back = {i: factors[0].sum_to_size(op.leaves[i].shape) for i in op.edges}  # type: ignore[union-attr]
         else:
             back = op.vjp(factors, list(op.edges))
-        found: dict[Any, Any] = {i: share * op.leaves[i] * g for i, g in back.items()}
+        found: dict[Any, Any] = {
+            i: op.leaves[i] * g if share == 1.0 else share * op.leaves[i] * g for i, g in back.items()
+        }
         if grads[0] is not None and factors[0] is not None:
-            found |= _books(grads[0], factors[0], op.outs[0], stabiliser)
+            found["stabiliser"] = kept(grads[0], factors[0], op.outs[0], stabiliser)
+            if least:
+                found[LEAST] = torch.where(grads[0] == 0, torch.inf, op.outs[0].abs())
         return found
 
     return Rule("epsilon" if share == 1.0 else f"epsilon × {share}", apply, absorbs=absorbs)
@@ -165,12 +164,12 @@ def gate_rank(op: Op, leaf: int) -> int:
     return GATES.get(source.name, 0) if source is not None else 0
 
 
-def product(stabiliser: float = 1e-6) -> Rule:
+def product(stabiliser: float = 1e-6, least: bool = False) -> Rule:
     """Gate times signal: all to the signal. Two signals: half and half. A constant factor: epsilon.
 
     A divisor is a gate.
     """
-    whole, half = epsilon(stabiliser), epsilon(stabiliser, 0.5)
+    whole, half = epsilon(stabiliser, least=least), epsilon(stabiliser, 0.5, least=least)
 
     def apply(op: Op, grads: list[Any]) -> dict[Any, Any]:
         if len(op.edges) == 1:
@@ -189,6 +188,7 @@ def product(stabiliser: float = 1e-6) -> Rule:
         wanted = [signal, *(i for i in op.edges if i == 0 and op.name in SUMMED)]
         factor = ratio(grads[0], op.outs[0], stabiliser)
         found: dict[Any, Any] = {i: op.leaves[i] * g for i, g in op.vjp([factor], wanted).items()}
-        return found | _books(grads[0], factor, op.outs[0], stabiliser)
+        found["stabiliser"] = kept(grads[0], factor, op.outs[0], stabiliser)
+        return found
 
     return Rule("product", apply, absorbs="bias")

@@ -1,8 +1,9 @@
 """How can an operation with weights share out relevance? The rules of layer-wise relevance propagation.
 
 Each rule gives an input its part of one denominator per output: ``R_i = x_i Σ_j w_ij s_j`` with ``s_j = R_j / z_j``,
-where weights, inputs and denominators are split by sign. The part of a denominator that inhibits is the recorded output
-less the part that excites, so each rule needs one more forward pass of the operation, and none for what nothing feeds.
+where weights, inputs and denominators are split by sign. Of a convolution, the part of a denominator that inhibits is
+the recorded output less the part that excites, so each rule needs one more forward pass of it, and none for what
+nothing feeds.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pellucid.contract.errors import InputError, MethodError
+from pellucid.engine.rules.ledger import Said
 from pellucid.engine.rules.operations import kept, ratio
 from pellucid.engine.rules.record import Op, unflatten
 from pellucid.engine.rules.walk import Rule
@@ -42,7 +44,7 @@ class Layer:
         self.op, self.weight_at, self.bias_at = op, second if self.at == first else first, third
         self.x, self.weight, self.out = op.leaves[self.at], op.leaves[self.weight_at], op.outs[0]
         self.bias: Tensor | None = None if third is None or third >= len(op.leaves) else op.leaves[third]
-        self.signed = bool((self.x < 0).any())
+        self.signed = bool(self.x.numel()) and bool(self.x.min() < 0)
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """The operation at other values."""
@@ -70,6 +72,15 @@ class Layer:
             return self.forward(self.x, up, bias)
         return self.forward(self.x.clamp(min=0), up, bias) + self.forward(self.x.clamp(max=0), down)
 
+    def inhibits(self, up: Tensor, down: Tensor, excites: Tensor) -> Tensor:
+        """The part that is negative: for convolutions the rest of the output, which rounding blurs but little."""
+        if self.op.name == "convolution":
+            return (self.out - excites).clamp(max=0)
+        bias = None if self.bias is None else self.bias.clamp(max=0)
+        if not self.signed:
+            return self.forward(self.x, down, bias)
+        return self.forward(self.x.clamp(min=0), down, bias) + self.forward(self.x.clamp(max=0), up)
+
     def spread(self, amount: Tensor, stabiliser: float = 0.0) -> Tensor:
         """Each output's amount in equal parts over the inputs in its window."""
         if self.op.name == "convolution":
@@ -95,7 +106,7 @@ def split(x: Tensor) -> tuple[Tensor, Tensor]:
     return x.clamp(min=0), x.clamp(max=0)
 
 
-def _rule(name: str, share: Callable[[Layer, Tensor], tuple[Tensor, Tensor | None]]) -> Rule:
+def _rule(name: str, share: Callable[[Layer, Tensor], tuple[Tensor, Said | None]]) -> Rule:
     def apply(op: Op, grads: list[Any]) -> dict[Any, Any]:
         layer = Layer(op)
         found, left = share(layer, grads[0])
@@ -107,14 +118,13 @@ def _rule(name: str, share: Callable[[Layer, Tensor], tuple[Tensor, Tensor | Non
 def z_plus(stabiliser: float = 1e-6) -> Rule:
     """What excites alone: ``z_ij⁺ / Σ z_ij⁺``; for inputs of both signs that is x⁺w⁺ and x⁻w⁻."""
 
-    def share(layer: Layer, relevance: Tensor) -> tuple[Tensor, Tensor]:
+    def share(layer: Layer, relevance: Tensor) -> tuple[Tensor, Said]:
         up, down = split(layer.weight)
-        z = layer.excites(up, down)
-        s = ratio(relevance, z, stabiliser)
+        s, left = _over(relevance, layer.excites(up, down), stabiliser)
         found = layer.x * layer.back(s, up)
         if layer.signed:
             found = torch.where(layer.x < 0, layer.x * layer.back(s, down), found)
-        return found, kept(relevance, s, z, stabiliser)
+        return found, left
 
     return _rule("z⁺", share)
 
@@ -130,22 +140,27 @@ def alpha_beta(alpha: float = 2.0, beta: float = 1.0, stabiliser: float = 1e-6) 
     if not beta:
         return z_plus(stabiliser)
 
-    def share(layer: Layer, relevance: Tensor) -> tuple[Tensor, Tensor]:
+    def share(layer: Layer, relevance: Tensor) -> tuple[Tensor, Said]:
         up, down = split(layer.weight)
         above = layer.excites(up, down)
-        below = (layer.out - above).clamp(max=0)
-        s, t = alpha * ratio(relevance, above, stabiliser), -beta * _below(relevance, below, stabiliser)
-        found = layer.back(s, up) + layer.back(t, down)
+        below = layer.inhibits(up, down, above)
+        (s, lost), (t, made) = _over(relevance, above, stabiliser), _over(relevance, below.neg_(), stabiliser)
+        found = layer.back(s, up).mul_(alpha).add_(layer.back(t, down), alpha=beta)
         if layer.signed:
-            found = torch.where(layer.x < 0, layer.back(s, down) + layer.back(t, up), found)
-        return layer.x * found, torch.addcmul(relevance, s, above, value=-1).addcmul_(t, below, value=-1)
+            other = layer.back(s, down).mul_(alpha).add_(layer.back(t, up), alpha=beta)
+            found = torch.where(layer.x < 0, other, found)
+        return found.mul_(layer.x), [(lost[0][0], alpha * lost[0][1]), (made[0][0], -beta * made[0][1])]
 
     return _rule(f"α{alpha:g} β{beta:g}", share)
 
 
-def _below(relevance: Tensor, z: Tensor, stabiliser: float) -> Tensor:
-    """relevance / z for z known not to be above zero, whatever rounding says."""
-    return relevance / (z - stabiliser) if stabiliser else ratio(relevance, z, 0.0)
+def _over(relevance: Tensor, z: Tensor, stabiliser: float) -> tuple[Tensor, list[tuple[Tensor, float]]]:
+    """relevance / z, and what the stabiliser keeps, for z that is not below zero but by rounding; z is overwritten."""
+    z.clamp_(min=0)
+    if not stabiliser:
+        return ratio(relevance, z, 0.0), [(torch.where(z == 0, relevance, 0.0), 1.0)]
+    s = torch.div(relevance, z.add_(stabiliser), out=z)
+    return s, [(s, stabiliser)]
 
 
 def gamma(factor: float = 0.25, stabiliser: float = 1e-6) -> Rule:
@@ -160,7 +175,7 @@ def gamma(factor: float = 0.25, stabiliser: float = 1e-6) -> Rule:
         above, below = layer.out > 0, layer.out < 0
         parts = [(relevance * above, layer.out + factor * excites, more, less)]
         if bool((relevance * below).any()):
-            inhibits = (layer.out - excites).clamp(max=0)
+            inhibits = layer.inhibits(up, down, excites)
             parts.append((relevance * below, layer.out + factor * inhibits, less, more))
         found, left = torch.zeros_like(layer.x), relevance.clone()
         for part, z, positive, negative in parts:

@@ -66,13 +66,14 @@ def _rectifier_table(name: str, apply: Callable[[Op, list[Any]], dict[int, Tenso
     )
 
 
-def epsilon_lrp(stabiliser: float = 1e-6) -> Table:
+def epsilon_lrp(stabiliser: float = 1e-6, least: bool = False) -> Table:
     """Layer-wise relevance propagation with the epsilon rule (Bach et al., 2015, equation 58) on every operation.
 
     Evaluation batch norm is folded into the operation before it, on the record alone. Nonlinearities and layer norms
-    pass relevance on; softmax and gates count as constant; the ledger says what biases and gates absorbed.
+    pass relevance on; softmax and gates count as constant; the ledger says what biases and gates absorbed, and with
+    `least` how small denominators became.
     """
-    linear, both = epsilon(stabiliser), product(stabiliser)
+    linear, both = epsilon(stabiliser, least=least), product(stabiliser, least)
     rules = dict.fromkeys(ROUTING, own) | dict.fromkeys(LINEAR, linear) | dict.fromkeys(BATCH_NORM, linear)
     rules |= dict.fromkeys(CURVED | NORMS, passing) | dict.fromkeys(PRODUCTS | MATRIX_PRODUCTS, both)
     rules |= dict.fromkeys(SOFTMAX, blocked)

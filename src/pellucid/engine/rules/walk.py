@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from pellucid.contract.errors import UnsupportedOperation
-from pellucid.engine.rules.ledger import Books, Ledger, Parts
+from pellucid.engine.rules.ledger import Books, Ledger, Parts, Said
 from pellucid.engine.rules.record import Edge, Node, Op, input_vjp
 from pellucid.engine.rules.rewrite import Rewrite
 from pellucid.engine.rules.trace import Trace
@@ -44,7 +44,7 @@ class Rule:
 
     A `linear` rule maps each part of a cotangent alike; one that takes `parts` is given them; any other refuses
     them. `absorbs` says what relevance stays behind here for, in the ledger; where part of it stays behind for another
-    reason, `apply` adds that amount, elementwise, under the reason's name.
+    reason, `apply` adds that amount, elementwise or in terms with factors, under the reason's name.
     """
 
     name: str
@@ -208,7 +208,7 @@ class Walk:
         self.rules: list[Row] = []
         self.books: Books | None = None
         self._sent: list[tuple[Edge, Any]] = []
-        self._said: dict[str, Tensor] = {}
+        self._said: dict[str, Said] = {}
 
     def run(self, seeds: Sequence[tuple[Edge, Any]], targets: Sequence[Edge]) -> Walk:
         """Visit every node once, after all nodes that feed it."""
@@ -217,6 +217,8 @@ class Walk:
             self.books = Books(max((len(value) for _, value in seeds if value.dim()), default=1))
         for edge, value in seeds:
             self._send(edge, value)
+            if self.books is not None:
+                self.books.send(edge, value)
         for node in self.plan.order:
             got = self.waiting.pop(node, None)
             if got is None:
