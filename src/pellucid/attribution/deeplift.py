@@ -112,8 +112,9 @@ class RevealCancel(Method):
     score units; positive raises the score. The values of a row sum to S(x) - S(x'), measured by ``completeness_gap``.
 
     Contributions are those to the last weights before the nonlinearity, through biases, batch norms, reshaping and
-    additions. Nonlinearities that no linear operation feeds, and those written in place into a part of a tensor, get the
-    Rescale rule; so do the rules for products, pooling, softmax and norms stay as in DeepLIFT.
+    additions; where there is none of a sign, its multiplier is the limit for a small one. Nonlinearities that no linear
+    operation feeds, and those written in place into a part of a tensor, get the Rescale rule. Products, pooling, softmax
+    and norms are treated as in DeepLIFT.
 
     Args:
         baseline: the reference: a number, or "zero", "mean", "blur", "min", "max"; a tuple of them averages over several;
