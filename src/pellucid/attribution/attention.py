@@ -213,7 +213,7 @@ class AttentionRelevance(Method):
     Cost: one forward and one backward pass.
     Known failures: negative evidence is dropped; linear layers and norms between are not followed; windowed attention,
     and two sequences of the same length, are refused.
-    Source: Chefer, Gur & Wolf 2021 (ICCV), eqs. 1-11.
+    Source: Chefer, Gur & Wolf 2021 (ICCV, arXiv 2103.15679), §3.
 
     Example:
         >>> import torch, pellucid as px
