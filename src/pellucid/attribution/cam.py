@@ -126,7 +126,8 @@ class GradCAM(Method):
     With ``layer=None`` the last spatial feature map before pooling and the head is taken. Tokens (rows, tokens, channels)
     of a transformer on square images become a square grid by themselves, with or without a class token, which is left
     out: then ``outside_grid`` is its share of Σ|value · gradient|. At 1 the layer comes after the last attention, and the
-    map says nothing.
+    map says nothing. For networks that label every pixel, ``target=Region(label=..., point=...)`` or a mask gives
+    Seg-Grad-CAM, and `by_distance` says how far from the region the map lies.
 
     Cost: one forward pass, and one backward pass from the score to the layer; a guessed layer costs one more forward
     pass of one row, the first time.
@@ -153,6 +154,7 @@ class GradCAM(Method):
         form="attribution",
         scope="local",
         citation="selvaraju2017grad",
+        covers=("segmentation-attribution",),
         needs=("gradient", "layers", "spatial layer"),
         data_types=("image",),
         taxonomy=_TREES,
