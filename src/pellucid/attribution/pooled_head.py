@@ -173,7 +173,8 @@ def _reason(calls: list[_Call], maps: Tensor, output: Tensor) -> str:
             later = [c.name for c in calls[calls.index(call) + 1 :]]
             follows = f"{later[0]!r}, with something nonlinear between" if later else "a nonlinear output"
             return f"the mean read by {call.name!r} and then {follows}"
-        if places > 1 and _same(call.given.flatten().sort()[0], every):
+        whole = call.part.weight[0].numel() == len(every)
+        if places > 1 and whole and _same(call.given.flatten().sort()[0], every):
             return f"a flattened map: {call.name!r} reads each place by a weight of its own"
         if places > 1 and _same(call.given, flat.amax(2)):
             return f"max-pooling: {call.name!r} reads the largest value of each channel"

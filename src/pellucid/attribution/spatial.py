@@ -168,7 +168,8 @@ def _last_map(passed: list[_Passed]) -> Place:
         raise LayerError(
             "The 'layer' must be named: the last spatial one is far from the model's output",
             got=f"layer=None, and {after} of {len(weighty)} layers with weights follow {str(last.place)!r}",
-            hint=f"layer={str(last.place)!r} all the same, or a method for any input",
+            hint=f"layer={str(last.place)!r} all the same; in a transformer, the normalisation before its last attention; "
+            "or a method for any input",
         )
     return last.place
 

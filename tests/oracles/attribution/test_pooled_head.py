@@ -109,6 +109,7 @@ def test_network_in_network_has_its_last_maps_as_class_maps():
 
 
 REFUSED = {
+    "no linear layer that reads": (lambda net, maps: net.first(maps.movedim(1, 3)).square().mean((1, 2)), 5),
     "max-pooling": (lambda net, maps: net.first(maps.amax((2, 3))), 5),
     "flattened map: 'first'": (lambda net, maps: net.first(maps.flatten(1)), 40),
     "'first' and then 'second'": (lambda net, maps: net.second(net.first(maps.mean((2, 3))).relu()), 5),
