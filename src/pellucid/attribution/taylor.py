@@ -18,6 +18,7 @@ __all__ = ["SimpleTaylor"]
 
 SEARCHES = ("gradient", "line")
 REFINEMENTS = 60
+JUMP = 1e-3  # of the score: how near to zero the score must come for a change of sign to be a root
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +30,9 @@ class SimpleTaylor(Method):
 
     The root is the first change of sign that a search meets: along the gradient at x, in steps of ``reach / points`` of
     Newton's step ``S(x) / |dS/dx|²``; or on the line to a baseline. Then the interval is narrowed. ``root_found`` is 1
-    where a root was found; where no sign change was met, it is 0, and the expansion is around the visited point with the
-    smallest |S|, ``root_score`` saying how far that is from zero (S(r) is then part of the residual). ``root_distance`` is
-    |x - r|.
+    where a root was found. Where no sign change was met, or one at which the score jumps over zero, it is 0, and the
+    expansion is around the visited point with the smallest |S|, ``root_score`` saying how far that is from zero (S(r) is
+    then part of the residual). ``root_distance`` is |x - r|.
 
     Args:
         search: "gradient", or "line" to the baseline.
@@ -155,6 +156,7 @@ def _root(ask: Ask, here: Gradient, way: Floats, grid: Tensor) -> tuple[Tensor, 
         high[open_], over[open_] = torch.where(same, b, between), torch.where(same, fb, seen)
         closer = seen.abs() < least[open_].abs()
         best[open_], least[open_] = torch.where(closer, between, best[open_]), torch.where(closer, seen, least[open_])
+    found &= least.abs() <= JUMP * scores[:, 0].abs()  # else the score jumps over zero
     return torch.where(found, best, nearest), found
 
 
