@@ -91,7 +91,10 @@ def visit(
     with watch.on(model):
         outer = torch.is_grad_enabled()
         try:
-            with torch.set_grad_enabled(outer and cut is None), torch.inference_mode(False):
+            with (
+                torch.inference_mode(False),
+                torch.set_grad_enabled(outer and cut is None),
+            ):  # the former alone turns it on
                 result.output = run()
         except _Stop:
             pass
