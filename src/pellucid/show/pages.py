@@ -15,7 +15,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined, select_autoesca
 from markupsafe import Markup
 
 from pellucid.contract import Explanation
-from pellucid.show import draw, engineer, palette
+from pellucid.show import draw, engineer, hierarchy, palette
 from pellucid.show.facts import title_of
 from pellucid.show.options import Options
 from pellucid.show.words import clean, upper
@@ -111,6 +111,7 @@ def piece(
         table=rows,
         columns=list(dict.fromkeys(name for row in rows for name in row)),
         hidden=total - len(rows),
+        groups=render("hierarchy.html", trees=trees) if (trees := hierarchy.lists(result, wanted)) else Markup(""),
         style=Markup(_source("piece.css")) if style else Markup(""),
     )
 

@@ -9,10 +9,14 @@ from torch import Tensor
 
 from pellucid.contract import Attribution, Context, Examples, Explanation
 
+BY_ROW = ("hierarchy", "polytope")  # entries of `source` that hold one item per row
+
 
 def only(result: Explanation, row: int) -> Any:
     """The row alone: values, facts, inputs and output of the others are left out."""
     changes: dict[str, Any] = {"facts": {k: _cut(v, row) for k, v in result.facts.items()}}
+    by_row = {k: result.source[k][row : row + 1] for k in BY_ROW if isinstance(result.source.get(k), list)}
+    changes["source"] = {**result.source, **by_row}
     known = result.context
     changes["context"] = Context(
         inputs=_cut(known.inputs, row), output=_cut(known.output, row), classes=known.classes, features=known.features
