@@ -164,7 +164,7 @@ class DeepTaylor(Method):
             assert self.high is not None
             first = z_box(bound(self.low, "low"), bound(self.high, "high"), self.stabiliser)
         else:
-            first = {"positive": z_plus, "real": w_square}[domain](self.stabiliser)
+            first = z_plus(self.stabiliser) if domain == "positive" else w_square(self.stabiliser, biases=False)
         return relevance(
             ask, lambda: deep_taylor(first, self.stabiliser), self.card.title, score=lambda s: s.clamp(min=0)
         )

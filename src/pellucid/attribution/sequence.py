@@ -49,8 +49,8 @@ class RecurrentLRP(Method):
     Linear parts share by the ε rule, with the bias factor δ handing on what bias and stabiliser would keep, in equal
     parts: ``R_i = Σ_j (x_i w_ij + δ (b_j + ε sign z_j) / D) / (z_j + ε sign z_j) R_j`` with D inputs. A gate times a
     signal gives all relevance to the signal and none to the gate (sigmoids are gates); sums share by their summands.
-    With δ = 1 the values sum to the score but for what an initial state other than zero keeps. Score units; positive
-    supports the score. Recurrent modules, cells in a loop and hand-written steps are alike.
+    With δ = 1 the values sum to the score. Score units; positive supports the score. Recurrent modules, cells in a loop
+    and hand-written steps are alike.
 
     Torch keeps two biases a gate, and each goes to its own inputs (word or last state), where the source pools them;
     the stabiliser of a sum goes to its summands by their size.

@@ -51,6 +51,8 @@ def sum_sharing(stabiliser: float, factor: float) -> Rule:
 
     def apply(op: Op, grads: list[Any]) -> dict[Any, Any]:
         relevance, z, parts = grads[0], op.outs[0], {i: v for i, v in parts_of(op).items() if i in op.edges}
+        moving = {i: part for i, part in parts.items() if not _gated_constant(op.producers.get(i))}
+        parts = moving or parts
         s = ratio(relevance, z, stabiliser)
         left = relevance - s * sum(parts.values())
         size = sum(part.abs() for part in parts.values()).expand_as(z)  # type: ignore[union-attr]
@@ -62,6 +64,11 @@ def sum_sharing(stabiliser: float, factor: float) -> Rule:
         return found
 
     return Rule(f"parts, bias × {factor:g}", apply, absorbs="bias")
+
+
+def _gated_constant(op: Op | None) -> bool:
+    """Does a gate let a constant through, such as the state before the first step? Nothing behind it is a signal."""
+    return op is not None and op.name == "mul" and len(op.edges) == 1 and gate_rank(op, *op.edges) >= GATE
 
 
 def _gate(op: Op, grads: list[Any]) -> dict[Any, Any]:

@@ -65,10 +65,10 @@ class Layer:
         leaves[self.weight_at] = weight
         return self.op.vjp([s], [self.at], leaves)[self.at]
 
-    def excites(self, up: Tensor, down: Tensor) -> Tensor:
-        """The part of the output that is positive: x⁺w⁺ + x⁻w⁻ + b⁺, with up = w⁺ and down = w⁻."""
+    def excites(self, up: Tensor, down: Tensor | None) -> Tensor:
+        """The part of the output that is positive: x⁺w⁺ + x⁻w⁻ + b⁺, with up = w⁺ and, for inputs below zero, down = w⁻."""
         bias = None if self.bias is None else self.bias.clamp(min=0)
-        if not self.signed:
+        if down is None or not self.signed:
             return self.forward(self.x, up, bias)
         return self.forward(self.x.clamp(min=0), up, bias) + self.forward(self.x.clamp(max=0), down)
 
@@ -119,10 +119,10 @@ def z_plus(stabiliser: float = 1e-6) -> Rule:
     """What excites alone: ``z_ij⁺ / Σ z_ij⁺``; for inputs of both signs that is x⁺w⁺ and x⁻w⁻."""
 
     def share(layer: Layer, relevance: Tensor) -> tuple[Tensor, Said]:
-        up, down = split(layer.weight)
+        up, down = layer.weight.clamp(min=0), layer.weight.clamp(max=0) if layer.signed else None
         s, left = _over(relevance, layer.excites(up, down), stabiliser)
         found = layer.x * layer.back(s, up)
-        if layer.signed:
+        if down is not None:
             found = torch.where(layer.x < 0, layer.x * layer.back(s, down), found)
         return found, left
 
@@ -195,11 +195,11 @@ def flat(stabiliser: float = 1e-6) -> Rule:
     return _rule("flat", lambda layer, relevance: (layer.spread(relevance, stabiliser), None))
 
 
-def w_square(stabiliser: float = 1e-6) -> Rule:
-    """Shares by the square of the weight, whatever the input's value."""
+def w_square(stabiliser: float = 1e-6, biases: bool = True) -> Rule:
+    """Shares by the square of the weight, whatever the input's value; with `biases`, they keep theirs by the same."""
 
     def share(layer: Layer, relevance: Tensor) -> tuple[Tensor, Tensor]:
-        weight, bias = layer.weight.square(), None if layer.bias is None else layer.bias.square()
+        weight, bias = layer.weight.square(), layer.bias.square() if layer.bias is not None and biases else None
         z = layer.forward(torch.ones_like(layer.x), weight, bias)
         s = ratio(relevance, z, stabiliser)
         return layer.back(s, weight), kept(relevance, s, z, stabiliser)
