@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pellucid.engine.rules.operations import stabilised
+from pellucid.engine.rules.operations import rectified, stabilised
 from pellucid.engine.rules.record import Op, unflatten
 from pellucid.engine.rules.walk import Rule
 
@@ -41,13 +41,12 @@ def twin(op: Op) -> Op:
 
 def change(here: Any, there: Any) -> Tensor:
     """here - there, and zero where both are equal, infinities included."""
-    return torch.where(here == there, torch.zeros_like(here), here - there)
+    return (here - there).masked_fill_(here == there, 0.0)
 
 
 def ratio(part: Tensor, whole: Tensor, otherwise: Tensor) -> Tensor:
     """part / whole, and `otherwise` where the whole is zero."""
-    none = whole == 0
-    return torch.where(none, otherwise, part / torch.where(none, torch.ones_like(whole), whole))
+    return torch.where(whole == 0, otherwise, part / whole)
 
 
 def slope(op: Op, leaf: int) -> Tensor:
@@ -78,6 +77,9 @@ def chord(x: Ends, y: Ends, slopes: Callable[[], Ends]) -> Tensor:
 def secant(op: Op, leaf: int) -> Tensor:
     """The slope of a nonlinearity between the two runs, element by element."""
     other = twin(op)
+    if rectified(op) is not None:  # straight on either side of zero: there is no rounding to fear
+        x = op.leaves[leaf]
+        return ratio(change(op.outs[0], other.outs[0]), change(x, other.leaves[leaf]), (x > 0).to(x.dtype))
     return chord(
         (op.leaves[leaf], other.leaves[leaf]),
         (op.outs[0], other.outs[0]),
