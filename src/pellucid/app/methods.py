@@ -42,7 +42,7 @@ def command(
     elif found:
         rows = [(c.name, c.question, c.form, c.scope, ", ".join(c.needs)) for c in found]
         terminal.say(terminal.table(("method", "question", "form", "scope", "needs"), rows, wrap=1))
-        terminal.say(f"\n{len(found)} methods")
+        terminal.say(f"\n{len(found)} method{'s' if len(found) != 1 else ''}")
     else:
         terminal.say("No method fits all of these conditions.")
     return 0

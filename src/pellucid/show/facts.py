@@ -191,6 +191,7 @@ _JUDGES: dict[str, _Judge] = {
     "r_squared": (_local_fit, torch.min),
     "r2": (_local_fit, torch.min),
     "relative_conservation_loss": (_kept, torch.max),
+    **dict.fromkeys(("identity_gap", "root_gap", "decomposition_gap", "telescoping_gap"), (_plain_gap, torch.max)),
 }
 
 
