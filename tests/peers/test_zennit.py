@@ -71,7 +71,7 @@ class Residual(nn.Module):
 
 NETWORKS = {
     "vgg": (lambda: stock.small_vgg("module"), lambda: stock.small_vgg("functional")),
-    "residual": (lambda: stock.settle(Residual()), lambda: stock.settle(Residual(True))),
+    "residual": (lambda: stock.settle(Residual(), 4), lambda: stock.settle(Residual(True), 4)),
 }
 
 
