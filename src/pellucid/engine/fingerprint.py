@@ -14,12 +14,18 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+_SMALL = 4096
+_IN_NUMPY = (torch.float32, torch.float64, torch.float16, torch.int64, torch.int32, torch.uint8, torch.bool)
+
 
 def of_tensor(x: Tensor) -> bytes:
     """Sixteen bytes that depend on every bit, the shape and the type."""
     digest = hashlib.blake2b(f"{tuple(x.shape)}{x.dtype}".encode(), digest_size=16)
-    for sums in _sums(x):
-        digest.update(sums.cpu().numpy().tobytes())
+    if x.numel() <= _SMALL and x.device.type == "cpu" and x.dtype in _IN_NUMPY:
+        digest.update(x.detach().contiguous().numpy().tobytes())  # quicker than to add up so few
+    else:
+        for sums in _sums(x):
+            digest.update(sums.cpu().numpy().tobytes())
     return digest.digest()
 
 
