@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -12,10 +12,8 @@ from torch.nn import functional
 
 from pellucid.contract import Attribution, Card, Method
 from pellucid.contract.errors import MethodError, UnsupportedOperation
-from pellucid.engine import Ask, Subject, batch, gradient, rules
-from pellucid.engine.ask import shape_key
+from pellucid.engine import Ask, Subject, recording, rules
 from pellucid.engine.decomposition import wrap
-from pellucid.engine.rules.check import target_edges
 from pellucid.engine.rules.operations import AVERAGING, BATCH_NORM, PRODUCTS, ROUTING, words
 from pellucid.engine.rules.piecewise import WEIGHTS, kind, weighted
 from pellucid.engine.rules.record import unflatten
@@ -96,7 +94,8 @@ class BiasBackpropagation(Method):
             "equal": _equal,
             "softmax": lambda op, amount: _softmax(op, amount, self.temperature),
         }[self.share]
-        parts = _parts(ask, share, (self.share, self.temperature), self.card.title)
+        key = ("bias", self.share, self.temperature)
+        parts = recording.in_chunks(ask, lambda start, stop: _chunk(ask, share, start, stop), key, self.card.title)
         found = torch.cat([p.score for p in parts])
         shared, products = (
             tuple(map(torch.cat, zip(*(getattr(p, name) for p in parts), strict=True)))
@@ -120,48 +119,16 @@ class _Chunk:
     products: tuple[Tensor, ...]
 
 
-def _parts(ask: Ask, share: Share, settings: tuple[Any, ...], label: str) -> list[_Chunk]:
-    module, found = gradient.needs_module(ask.subject, "backward rules"), list[_Chunk]()
-    if not (outcome := rules.available()):
-        raise UnsupportedOperation("Backward rules do not work with this torch", got=outcome.reason)
-    batch.run(
-        ask.inputs.rows,
-        lambda start, stop: _chunk(ask, share, start, stop),
-        lambda start, stop, chunk: found.append(chunk),
-        memory=ask.memory,
-        cost=(module, ("bias", settings, str(ask.layer), str(ask.unit_place), shape_key(ask.inputs))),
-        device=ask.inputs.device,
-        progress=ask.progress,
-        label=label,
-    )
-    ask.remember(torch.cat([c.output for c in found]))
-    return found
-
-
 def _chunk(ask: Ask, share: Share, start: int, stop: int) -> _Chunk:
-    rows, outputs = ask.inputs.take(torch.arange(start, stop)), list[Tensor]()
-
-    def forward(*tensors: Tensor) -> Any:
-        return ask.subject.scores(replace(rows, tensors=tensors))
-
-    def aim(output: Tensor) -> Tensor:
-        outputs.append(output.detach())
-        return ask.settle_rows(output, start, stop).score(output)
-
-    at, begin = (None if p is None else str(p) for p in (ask.layer, ask.unit_place))
-    module = gradient.needs_module(ask.subject, "backward rules")
-    places = [] if at is None else [at]
-    trace = rules.Trace(module, rows.tensors, forward, places=places, score=aim, start=begin)
-    targets = target_edges(trace, at)
-    assert trace.score is not None
-    root, ones = (trace.score.grad_fn, trace.score.output_nr), torch.ones_like(trace.score)
+    seen = recording.record(ask, start, stop)
+    trace, targets, values = seen.trace, seen.targets, seen.values
+    root, ones = seen.root, torch.ones_like(seen.score)
     slopes: dict[rules.Op, list[Any]] = {}
     weights = rules.walk(trace, [(root, ones)], targets, _noting(slopes)).values
     shared = rules.walk(trace, [(root, torch.zeros_like(ones))], targets, _sharing(slopes, share)).values
-    values = rows.floats if at is None else (trace.places[at].value.detach(),)
     return _Chunk(
-        trace.score.detach(),
-        outputs[0],
+        seen.score.detach(),
+        seen.output,
         tuple(torch.zeros_like(v) if s is None else s for v, s in zip(values, shared, strict=True)),
         tuple(torch.zeros_like(v) if w is None else w * v for v, w in zip(values, weights, strict=True)),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -12,8 +12,7 @@ from torch.autograd.graph import GradientEdge
 
 from pellucid.contract import Attribution, Card, Method
 from pellucid.contract.errors import InputError, MethodError, UnsupportedOperation
-from pellucid.engine import Ask, Subject, batch, gradient, rules
-from pellucid.engine.ask import shape_key
+from pellucid.engine import Ask, Subject, recording, rules
 from pellucid.engine.rules.operations import ROUTING
 from pellucid.engine.rules.piecewise import kind
 
@@ -86,7 +85,9 @@ class CellDecomposition(Method):
             if word not in known:
                 raise MethodError(f"The '{name}' must be one of {known}", got=repr(word))
         _one_sequence(ask)
-        parts = _parts(ask, self.variant, self.card.title)
+        parts = recording.in_chunks(
+            ask, lambda start, stop: _chunk(ask, self.variant, start, stop), ("cell", self.variant), self.card.title
+        )
         words, score, read, initial = (
             torch.cat([getattr(p, name) for p in parts]) for name in ("words", "score", "read", "initial")
         )
@@ -138,45 +139,15 @@ class _Chunk:
     dims: int
 
 
-def _parts(ask: Ask, variant: str, label: str) -> list[_Chunk]:
-    module, found = gradient.needs_module(ask.subject, "backward rules"), list[_Chunk]()
-    if not (outcome := rules.available()):
-        raise UnsupportedOperation("Backward rules do not work with this torch", got=outcome.reason)
-    batch.run(
-        ask.inputs.rows,
-        lambda start, stop: _chunk(ask, variant, start, stop),
-        lambda start, stop, chunk: found.append(chunk),
-        memory=ask.memory,
-        cost=(module, ("cell", variant, str(ask.layer), str(ask.unit_place), shape_key(ask.inputs))),
-        device=ask.inputs.device,
-        progress=ask.progress,
-        label=label,
-    )
-    ask.remember(torch.cat([c.output for c in found]))
-    return found
-
-
 def _chunk(ask: Ask, variant: str, start: int, stop: int) -> _Chunk:
-    rows, outputs = ask.inputs.take(torch.arange(start, stop)), list[Tensor]()
-
-    def forward(*tensors: Tensor) -> Any:
-        return ask.subject.scores(replace(rows, tensors=tensors))
-
-    def aim(output: Tensor) -> Tensor:
-        outputs.append(output.detach())
-        return ask.settle_rows(output, start, stop).score(output)
-
-    at, begin = (None if p is None else str(p) for p in (ask.layer, ask.unit_place))
-    module = gradient.needs_module(ask.subject, "backward rules")
-    places = [] if at is None else [at]
-    trace = rules.Trace(module, rows.tensors, forward, places=places, score=aim, start=begin)
-    assert trace.score is not None
+    seen = recording.record(ask, start, stop, tokens=True)
+    trace, rows, at = seen.trace, seen.rows, None if ask.layer is None else str(ask.layer)
     chains = _chains(trace)
     _weigh(trace, [step for chain in chains for step in chain])
     chains = [chain for chain in chains if any(step.weight is not None for step in chain)]
     place, edge = _place(trace, ask, at)
     length = place.shape[1] if place.dim() > 1 else 0
-    words = trace.score.new_zeros(rows.rows, length).detach()
+    words = seen.score.new_zeros(rows.rows, length).detach()
     read, initial = torch.zeros_like(words[:, 0]), torch.zeros_like(words[:, 0])
     for chain in chains:
         if len(chain) != length:
@@ -189,7 +160,7 @@ def _chunk(ask: Ask, variant: str, start: int, stop: int) -> _Chunk:
         backwards = len(chain) > 1 and _backwards(chain[0], edge, length, len(chains) > 1)
         words = words + (found.flip(1) if backwards else found)
         read, initial = read + total, initial + first
-    return _Chunk(words, trace.score.detach(), read, initial, outputs[0], place.dim())
+    return _Chunk(words, seen.score.detach(), read, initial, seen.output, place.dim())
 
 
 def _place(trace: rules.Trace, ask: Ask, at: str | None) -> tuple[Tensor, Any]:

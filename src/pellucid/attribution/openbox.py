@@ -12,11 +12,9 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from pellucid.contract import Attribution, Card, Method
-from pellucid.contract.errors import MethodError, UnsupportedOperation
-from pellucid.engine import Ask, Subject, batch, gradient, rules, score
-from pellucid.engine.ask import shape_key
+from pellucid.contract.errors import MethodError
+from pellucid.engine import Ask, Subject, recording, rules, score
 from pellucid.engine.decomposition import wrap
-from pellucid.engine.rules.check import target_edges
 from pellucid.engine.rules.piecewise import Borders, borders, piecewise
 
 __all__ = ["OpenBox"]
@@ -132,48 +130,28 @@ class _Region:
     offsets: Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class _Regions:
+    """Some rows' regions, and the model's output for them."""
+
+    regions: list[_Region]
+    output: Tensor
+
+
 def _regions(ask: Ask, keep: bool, label: str) -> list[_Region]:
     """Every row's region, one at a time, so that nothing on record belongs to another row."""
-    module, found = gradient.needs_module(ask.subject, "backward rules"), list[_Region]()
-    if not (outcome := rules.available()):
-        raise UnsupportedOperation("Backward rules do not work with this torch", got=outcome.reason)
 
-    def fold(start: int, stop: int, regions: list[_Region]) -> None:
-        found.extend(regions)
+    def work(start: int, stop: int) -> _Regions:
+        found = [_region(ask, row, keep) for row in range(start, stop)]
+        return _Regions(found, torch.cat([r.output for r in found]))
 
-    batch.run(
-        ask.inputs.rows,
-        lambda start, stop: [_region(ask, row, keep) for row in range(start, stop)],
-        fold,
-        memory=ask.memory,
-        cost=(module, ("openbox", keep, str(ask.layer), str(ask.unit_place), shape_key(ask.inputs))),
-        device=ask.inputs.device,
-        progress=ask.progress,
-        label=label,
-    )
-    ask.remember(torch.cat([r.output for r in found]))
-    return found
+    return [r for chunk in recording.in_chunks(ask, work, ("openbox", keep), label) for r in chunk.regions]
 
 
 def _region(ask: Ask, row: int, keep: bool) -> _Region:
-    module = gradient.needs_module(ask.subject, "backward rules")
-    rows, outputs = ask.inputs.take(torch.tensor([row])), list[Tensor]()
-
-    def forward(*tensors: Tensor) -> Any:
-        return ask.subject.scores(replace(rows, tensors=tensors))
-
-    def aim(output: Tensor) -> Tensor:
-        outputs.append(output.detach())
-        return ask.settle_rows(output, row, row + 1).score(output)
-
-    at, start = (None if p is None else str(p) for p in (ask.layer, ask.unit_place))
-    places = [] if at is None else [at]
-    trace = rules.Trace(module, rows.tensors, forward, places=places, score=aim, start=start)
-    targets = target_edges(trace, at)
-    assert trace.score is not None
-    root = (trace.score.grad_fn, trace.score.output_nr)
-    found = rules.walk(trace, [(root, torch.ones_like(trace.score))], targets, piecewise())
-    values = rows.floats if at is None else (trace.places[at].value.detach(),)
+    seen = recording.record(ask, row, row + 1)
+    trace, targets, values, root = seen.trace, seen.targets, seen.values, seen.root
+    found = rules.walk(trace, [(root, torch.ones_like(seen.score))], targets, piecewise())
     weights = tuple(torch.zeros_like(v) if w is None else w for v, w in zip(values, found.values, strict=True))
     width = sum(v.numel() for v in values)
     count, distance, step = 0, float("inf"), torch.zeros(width, dtype=values[0].dtype, device=values[0].device)
@@ -197,7 +175,7 @@ def _region(ask: Ask, row: int, keep: bool) -> _Region:
             offsets.append(side * (value - normal @ point))
     empty = point.new_zeros(0, width), point.new_zeros(0)
     return _Region(
-        trace.score.detach(), outputs[0], values, weights, count, distance, step,
+        seen.score.detach(), seen.output, values, weights, count, distance, step,
         torch.cat(normals) if normals else empty[0], torch.cat(offsets) if offsets else empty[1],
     )  # fmt: skip
 

@@ -13,11 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pellucid.contract.errors import NeedError, UnsupportedOperation
-from pellucid.engine import batch, rules
-from pellucid.engine.ask import Ask, shape_key
-from pellucid.engine.gradient import needs_module
-from pellucid.engine.rules.check import target_edges
+from pellucid.contract.errors import NeedError
+from pellucid.engine import recording, rules
+from pellucid.engine.ask import Ask
 from pellucid.engine.rules.operations import MATRIX_PRODUCTS, ROUTING, SOFTMAX, SUMMED
 from pellucid.engine.rules.record import Edge, Op
 from pellucid.engine.rules.walk import WEIGHTED, Plan
@@ -74,6 +72,15 @@ class Seen:
 
 
 @dataclass(frozen=True, eq=False)
+class _Chunk:
+    """One chunk's pass without the maps' memory, and what was made of it."""
+
+    seen: Seen
+    made: Floats
+    output: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Found:
     """What `act` made of all rows, tensor by tensor, with each row's score; `layers` describes the maps as plain data."""
 
@@ -87,29 +94,19 @@ def read(ask: Ask, act: Callable[[Seen], Floats], label: str = "") -> Found:
 
     One forward and one backward pass, chunked to the memory budget. Models without attention are refused.
     """
-    parts: list[tuple[Seen, Floats]] = []
 
-    def work(start: int, stop: int) -> tuple[Seen, Floats]:
+    def work(start: int, stop: int) -> _Chunk:
         seen = _look(ask, start, stop)
-        return replace(seen, maps=[_described(m) for m in seen.maps]), act(seen)
+        return _Chunk(replace(seen, maps=[_described(m) for m in seen.maps]), act(seen), seen.output)
 
-    batch.run(
-        ask.inputs.rows,
-        work,
-        lambda start, stop, found: parts.append(found),
-        memory=ask.memory,
-        cost=(ask.subject.module, ("attention", label, str(ask.layer), str(ask.unit_place), shape_key(ask.inputs))),
-        device=ask.inputs.device,
-        progress=ask.progress,
-        label=label,
-    )
-    ask.remember(torch.cat([seen.output for seen, _ in parts]))
+    parts = recording.in_chunks(ask, work, ("attention", label), label)
+    first = parts[0].seen
     layers = [
         {"module": m.module, "heads": m.weights.shape[1], "queries": m.queries, "keys": m.keys, "self": m.own}
-        for m in parts[0][0].maps
+        for m in first.maps
     ]
-    joined = tuple(map(torch.cat, zip(*(found for _, found in parts), strict=True)))
-    return Found(joined, torch.cat([seen.score for seen, _ in parts]), layers)
+    joined = tuple(map(torch.cat, zip(*(part.made for part in parts), strict=True)))
+    return Found(joined, torch.cat([part.seen.score for part in parts]), layers)
 
 
 def _described(found: Map) -> Map:
@@ -120,39 +117,15 @@ def _described(found: Map) -> Map:
 
 def _look(ask: Ask, start: int, stop: int) -> Seen:
     """Record one pass over some rows and send the score back to the place and to every map."""
-    module = needs_module(ask.subject, "attention maps")
-    if not (outcome := rules.available()):
-        raise UnsupportedOperation(
-            f"Attention maps can't be found with torch {torch.__version__}", got=outcome.reason, hint="another version"
-        )
-    rows = ask.inputs.take(torch.arange(start, stop))
-    at, start_at = (None if p is None else str(p) for p in (ask.layer, ask.unit_place))
-    outputs: list[Tensor] = []
-
-    def forward(*tensors: Tensor) -> Tensor:
-        return ask.subject.scores(replace(rows, tensors=tensors))
-
-    def score(output: Tensor) -> Tensor:
-        outputs.append(output.detach())
-        return ask.settle_rows(output, start, stop).score(output)
-
-    names = [] if at is None else [at]
-    trace = rules.Trace(
-        module, rows.tensors, forward, places=names, score=score, start=start_at, keep=lambda name: name in KEPT
-    )
-    assert trace.score is not None
-    targets = target_edges(trace, at)
-    if trace.score.grad_fn is None:
-        raise NeedError("The score carries no gradient", got="a constant", hint="a forward without no_grad or detach")
-    root = (trace.score.grad_fn, trace.score.output_nr)
+    seen = recording.record(ask, start, stop, keep=lambda name: name in KEPT)
+    trace, targets, root = seen.trace, seen.targets, seen.root
     found = _find(trace, Plan(trace, [root[0]], targets), stop - start)
     edges = [f.edge for f in found]
-    back = rules.walk(trace, [(root, torch.ones_like(trace.score))], [*targets, *edges], rules.gradient()).values
-    points = [x for x, e in zip(trace.values, trace.edges, strict=True) if e is not None] if at is None else []
-    points = points or [trace.places[name].value.detach() for name in names]
-    grads = [torch.zeros_like(x) if g is None else g for x, g in zip(points, back, strict=False)]
+    back = rules.walk(trace, [(root, torch.ones_like(seen.score))], [*targets, *edges], rules.gradient()).values
+    grads = [torch.zeros_like(x) if g is None else g for x, g in zip(seen.values, back, strict=False)]
     maps = [f.map(g, stop - start) for f, g in zip(found, back[len(targets) :], strict=True)]
-    return Seen(maps, tuple(points), tuple(grads), trace.score.detach(), outputs[0])
+    values = tuple(x.detach() for x in seen.values)
+    return Seen(maps, values, tuple(grads), seen.score.detach(), seen.output)
 
 
 @dataclass(frozen=True, eq=False)
