@@ -84,7 +84,7 @@ class Target:
         if self.index is None:
             return output.reshape(output.shape[0])
         index = self.index if rows is None else self.index[rows.to(self.index.device)]
-        return output.gather(1, index.to(output.device)[:, None])[:, 0]
+        return output.flatten(1).gather(1, index.to(output.device)[:, None])[:, 0]
 
 
 def as_target(value: Any, rows: int, classes: int | None = None) -> Any:
@@ -95,7 +95,10 @@ def as_target(value: Any, rows: int, classes: int | None = None) -> Any:
     if isinstance(value, bool | float | str) or (isinstance(value, Tensor) and value.is_floating_point()):
         raise _wrong(value, rows)
     if isinstance(value, int):
-        index = torch.full((rows,), value, dtype=torch.long)
+        try:
+            index = torch.full((rows,), value, dtype=torch.long)
+        except (OverflowError, RuntimeError):
+            raise TargetError("The 'target' must be a class of the model", got=repr(value)) from None
     elif isinstance(value, Sequence) or (hasattr(value, "__array__") and not isinstance(value, Tensor)):
         try:
             index = torch.as_tensor(value)

@@ -319,3 +319,10 @@ def test_softmax_scores_are_possible_where_a_rule_knows_them():
     model = stock.settle(nn.Sequential(nn.Linear(4, 3)))
     with pytest.raises(UnsupportedOperation):
         px.explain(model, rows(2, 4), EpsilonLRP(), target=lambda out: functional.log_softmax(out, 1)[:, 0])
+
+
+def test_classes_of_maps_of_one_pixel():
+    model = stock.settle(nn.Sequential(nn.Conv2d(2, 3, 3), nn.AdaptiveAvgPool2d(1)))
+    flat = nn.Sequential(model, nn.Flatten()).eval()
+    got = px.explain(model, image(2), EpsilonLRP(), target=1)
+    assert torch.equal(got.values, px.explain(flat, image(2), EpsilonLRP(), target=1).values)
