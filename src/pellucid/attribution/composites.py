@@ -60,7 +60,7 @@ class CompositeLRP(Method):
 
     Example:
         >>> import torch, pellucid as px
-        >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1)).eval()
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.ReLU(), torch.nn.Flatten()).eval()
         >>> method = px.attribution.CompositeLRP(assign=(("kind:convolution depth:1", "gamma", 0.5),))
         >>> result = px.explain(net, torch.ones(1, 1, 4, 4), method, target=0)
         >>> [row["rule"] for row in result.source["rules"] if row["operation"] == "aten.convolution"]
