@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -106,6 +107,33 @@ def test_existing_files_are_kept_and_found_before_the_work(
     assert (tmp_path / "out.csv").read_text() == "mine", "a link is replaced, not written through"
     assert main([*arguments, "--force"]) == 0
     assert (tmp_path / "out.csv").read_text().startswith("row,")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+@pytest.mark.parametrize("kind", ["--html", "--png", "--csv", "--save"])
+def test_a_pipe_or_device_is_never_replaced(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file in place of /dev/null would break the whole machine; a named pipe stands for it here."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    monkeypatch.setattr(models, "load", None)
+    for name in ("pipe", "link"):
+        assert main(["explain", "zoo:iris-mlp", "test:0", kind, str(tmp_path / name), "--force"]) == 2
+        assert "an ordinary file" in capsys.readouterr().err
+        assert (tmp_path / name).is_fifo()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_pages_and_results_never_replace_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    result = px.Text(sentences=("one",))
+    with pytest.raises(px.contract.errors.InputError, match="ordinary file"):
+        result.save(tmp_path / "pipe", overwrite=True)
+    assert main(["report", "zoo:iris-mlp", "test:0", "--out", str(tmp_path / "pipe"), "--force"]) == 2
+    assert main(["demo", "--out", str(tmp_path / "pipe"), "--force"]) == 2
+    assert (tmp_path / "pipe").is_fifo()
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=lambda n: ascii(n)[:20])

@@ -62,7 +62,9 @@ def free(path: Path, force: bool) -> None:
     """Refuse a path at which no new file can be written."""
     if not path.parent.is_dir():
         raise InputError("Results must go to an existing folder", got=repr(str(path.parent)))
-    if path.is_dir() or (not force and (path.exists() or path.is_symlink())):
+    if storage.is_special(path):
+        raise InputError("Results must go to an ordinary file", got=repr(str(path)), hint="another name")
+    if not force and (path.exists() or path.is_symlink()):
         raise InputError("Results must go to a new file", got=repr(str(path)), hint="--force to overwrite it")
 
 

@@ -38,11 +38,18 @@ def save(result: e.Explanation, path: str | Path, *, inputs: bool, overwrite: bo
     return write(path, to_bytes(tensors, {KEY: header}), overwrite=overwrite)
 
 
+def is_special(path: Path) -> bool:
+    """Whether a folder, device, pipe or socket is there: putting a file in its place would break whoever uses it."""
+    return path.exists() and not path.is_file()
+
+
 def write(path: str | Path, data: bytes, *, overwrite: bool = False) -> Path:
     """Write a file whole or not at all: temporary file beside it, synced, then renamed; never through a link."""
     path = Path(path)
     if not path.parent.is_dir():
         raise InputError("The 'path' must lie in an existing folder", got=repr(str(path)))
+    if is_special(path):
+        raise InputError("The 'path' must be that of an ordinary file", got=repr(str(path)), hint="another name")
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".pellucid-")
     try:
         with os.fdopen(handle, "wb") as file:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from pellucid.contract import Explanation
 from pellucid.contract.errors import InputError
-from pellucid.contract.storage import write
+from pellucid.contract.storage import is_special, write
 from pellucid.show import heard, options, pages, viewer
 
 
@@ -78,6 +78,8 @@ def free(path: str | Path, overwrite: bool) -> Path:
     path = Path(path)
     if not path.parent.is_dir():
         raise InputError("The 'path' must lie in an existing folder", got=repr(str(path)))
-    if path.is_dir() or (not overwrite and (path.exists() or path.is_symlink())):
+    if is_special(path):
+        raise InputError("The 'path' must be that of an ordinary file", got=repr(str(path)), hint="another name")
+    if not overwrite and (path.exists() or path.is_symlink()):
         raise InputError("The 'path' must not exist yet", got=repr(str(path)), hint="overwrite=True, or --force")
     return path
