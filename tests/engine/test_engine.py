@@ -65,6 +65,20 @@ def test_classes_out_of_range_are_refused(target):
     assert model.calls == []
 
 
+@pytest.mark.parametrize("target", [10**30, -(10**30), 2**63, [10**30] * 3])
+def test_a_class_beyond_any_integer_type_is_refused(target):
+    model = Counting()
+    with pytest.raises(errors.TargetError, match="'target' must"):
+        px.explain(model, X, "vanilla-gradient", target=target)
+    assert model.calls == []
+
+
+@pytest.mark.parametrize("data", ["train", b"train"])
+def test_text_is_no_data(data):
+    with pytest.raises(errors.InputError, match=r"'data' must be a tensor.*Got (str|bytes)"):
+        px.explain(net(), X, "expected-gradients", data=data)
+
+
 def test_a_target_that_gives_no_number_per_row_is_refused():
     with pytest.raises(errors.TargetError, match="one number per row"):
         px.explain(net(), X, "vanilla-gradient", target=lambda out: out.sum())

@@ -35,7 +35,7 @@ def as_rows(data: Any, *, labels: bool = False) -> Rows:
         rows = Rows(inputs, torch.as_tensor(data[1]))
     elif isinstance(data, Mapping | tuple | list) and data and not _is_dataset(data):
         rows = Rows(as_inputs(data, "data"))
-    elif isinstance(data, Iterable) or hasattr(data, "__getitem__"):
+    elif not isinstance(data, str | bytes) and (isinstance(data, Iterable) or hasattr(data, "__getitem__")):
         rows = _from_items(data)
     else:
         raise InputError(

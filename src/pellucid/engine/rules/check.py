@@ -39,7 +39,7 @@ def target_edges(trace: Trace, at: str | tuple[str, ...] | list[str] | None) -> 
             raise NeedError(
                 "The inputs carry no gradient",
                 got=f"{[str(x.dtype) if isinstance(x, Tensor) else type(x).__name__ for x in trace.values]}",
-                hint="a place behind the embedding, such as at='embedding'",
+                hint="a place behind the embedding: layer='embedding', or at='embedding' for a table of rules",
             )
         return edges
     found = [(name, trace.places[name].edge) for name in ([at] if isinstance(at, str) else at)]
