@@ -7,7 +7,7 @@ TESTS := $(BIN)/python -m pytest -n 2
 export OMP_NUM_THREADS ?= 1
 export MPLBACKEND ?= Agg
 
-.PHONY: demo test test-quick test-examples test-slow lint format docs readme clean
+.PHONY: demo test test-quick test-examples test-slow lint format docs gallery readme clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -33,6 +33,9 @@ lint: .venv/lint
 
 docs: .venv/docs
 	$(BIN)/sphinx-build -W -q docs docs/_build
+
+gallery: .venv/installed
+	$(BIN)/python docs/gallery.py
 
 readme: .venv/installed
 	$(BIN)/python docs/readme.py

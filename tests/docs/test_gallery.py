@@ -1,0 +1,58 @@
+"""The gallery names figures that exist and leaves no family of attribution methods unmentioned."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pellucid.contract import registered
+
+DOCS = Path(__file__).parents[2] / "docs"
+LARGEST, ALTOGETHER = 40_000, 600_000
+
+
+@pytest.fixture(scope="module")
+def page():
+    return (DOCS / "gallery" / "index.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def figures(page):
+    return [(DOCS / "gallery" / path).resolve() for path in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page)]
+
+
+def test_every_figure_exists_and_is_small(figures):
+    assert len(figures) == len(set(figures)) >= 10
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in figures)
+    assert all(path.stat().st_size <= LARGEST for path in figures)
+    assert sum(path.stat().st_size for path in figures) <= ALTOGETHER
+
+
+def test_no_figure_is_left_over(figures):
+    assert set((DOCS / "figures" / "gallery").resolve().glob("*")) == set(figures)
+
+
+def test_every_figure_has_its_sentence_under_it(page):
+    paragraphs = [p for p in page.split("\n\n") if p.strip()]
+    after = [paragraphs[k + 1] for k, p in enumerate(paragraphs) if p.startswith("![")]
+    assert all(re.match(r"[A-Z].*\.$", sentence.strip()) for sentence in after)
+
+
+def test_every_family_of_attributions_has_an_entry(page):
+    """A family is a module of `pellucid.attribution`; its methods are drawn, or listed as not drawn with the reason."""
+    shown = set(re.findall(r"methods/([\w-]+)\.md", page)) | set(
+        re.findall(r"[\w-]+", page.partition("## Not drawn")[2])
+    )
+    families: dict[str, set[str]] = {}
+    for name, method in registered().items():
+        if method.__module__.startswith("pellucid.attribution."):
+            families.setdefault(method.__module__, set()).add(name)
+    assert len(families) > 10
+    assert {module for module, names in families.items() if not names & shown} == set()
+
+
+def test_linked_methods_are_in_the_catalogue_and_the_page_in_the_index(page):
+    linked = set(re.findall(r"methods/([\w-]+)\.md", page))
+    assert linked
+    assert linked <= set(registered())
+    assert "\ngallery/index\n" in (DOCS / "index.md").read_text(encoding="utf-8")
