@@ -124,6 +124,15 @@ def test_a_pipe_or_device_is_never_replaced(
         assert (tmp_path / name).is_fifo()
 
 
+@pytest.mark.parametrize("name", ["a" * 300, "a\0b"], ids=["long", "nul"])
+def test_names_that_no_file_can_have_are_refused(name: str, tmp_path: Path) -> None:
+    for overwrite in (False, True):
+        with pytest.raises(px.contract.errors.InputError, match="name that a file can have"):
+            px.Text(sentences=("one",)).save(tmp_path / name, overwrite=overwrite)
+    assert main(["explain", "zoo:iris-mlp", "test:0", "--html", str(tmp_path / name)]) == 2
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
 def test_pages_and_results_never_replace_a_pipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")

@@ -40,6 +40,12 @@ def save(result: e.Explanation, path: str | Path, *, inputs: bool, overwrite: bo
 
 def is_special(path: Path) -> bool:
     """Whether a folder, device, pipe or socket is there: putting a file in its place would break whoever uses it."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError) as error:  # too long a name, or one with a NUL
+        raise InputError("The 'path' must be a name that a file can have", got=repr(str(path)[:80])) from error
     return path.exists() and not path.is_file()
 
 
