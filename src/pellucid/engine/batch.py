@@ -34,10 +34,12 @@ def budget(memory: int | str | None, device: torch.device) -> int:
         if device.type == "cuda":
             return int(0.5 * torch.cuda.mem_get_info(device)[0])
         return DEFAULT_CPU
+    if isinstance(memory, str) and memory.strip().isdecimal():  # as the command line gives it
+        return budget(int(memory), device)
     if isinstance(memory, str):
         number = memory.rstrip("kKmMgGiIbB ")
         unit = memory[len(number) :].strip().lower()
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, OverflowError):
             if unit in _UNITS:
                 return budget(int(float(number) * _UNITS[unit]), device)
     if not isinstance(memory, int) or isinstance(memory, bool) or memory <= 0:
