@@ -93,8 +93,9 @@ def test_engineers_figures_stand_open_for_engineers_alone() -> None:
 
 def test_no_folder_is_named() -> None:
     result = images().replace(source={"method": "m", "settings": {"file": "/home/ann/secret/net.pt"}, "model": "Net"})
-    assert "ann" not in result.html()
-    assert "…/net.pt" in result.html()
+    text = re.sub(r"data:image/[^\"]*", "", result.html())  # pictures hold any letters
+    assert "ann" not in text
+    assert "…/net.pt" in text
 
 
 def test_the_same_result_gives_the_same_bytes() -> None:

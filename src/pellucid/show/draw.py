@@ -122,13 +122,17 @@ def as_png(figure: Figure, dots: int = 110) -> bytes:
 
 
 def _fewer_colours(content: bytes) -> bytes:
-    """Drawings without photographs with a table of 128 colours, which halves their size and changes nothing to see."""
+    """Drawings of few colours with a table of exactly these, which makes the file smaller and changes nothing."""
     with Image.open(io.BytesIO(content)) as opened:
-        picture = opened.convert("RGB")
-    if picture.getcolors(4096) is None:
+        pixels = np.asarray(opened.convert("RGB"))
+    packed = pixels.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
+    colours, index = np.unique(packed, return_inverse=True)
+    if len(colours) > 256:
         return content
+    picture = Image.fromarray(index.reshape(packed.shape).astype(np.uint8))
+    picture.putpalette(np.stack([colours >> 16, colours >> 8 & 255, colours & 255], 1).astype(np.uint8).tobytes())
     file = io.BytesIO()
-    picture.quantize(128, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+    picture.save(file, "PNG", optimize=True)
     return min(content, file.getvalue(), key=len)
 
 
