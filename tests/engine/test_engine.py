@@ -450,3 +450,10 @@ def test_results_survive_saving(tmp_path):
     (tmp_path / "other.safetensors").write_bytes(b"not a result at all")
     with pytest.raises(errors.UnsafeFileError):
         px.load(tmp_path / "other.safetensors")
+
+
+@pytest.mark.parametrize("method", ["vanilla-gradient", "integrated-gradients", "guided-backprop"])
+def test_names_that_are_not_the_classes_are_refused(method):
+    with pytest.raises(errors.InputError, match="3 outputs"):
+        px.explain(px.Subject(net(), classes=("a", "b", "c", "d")), X, method)
+    assert px.explain(px.Subject(net(), classes=("a", "b", "c")), X, method).context.classes == ("a", "b", "c")

@@ -56,7 +56,7 @@ def check_settings(rule: str, steps: int | None, tolerance: float, max_steps: in
     for name, value in (("steps", least if steps is None else steps), ("max_steps", max_steps)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise MethodError(f"The '{name}' must be an int of at least {least}", got=repr(value))
-    if not tolerance > 0:
+    if not isinstance(tolerance, int | float) or not tolerance > 0:
         raise MethodError("The 'tolerance' must be positive", got=repr(tolerance), hint="0.01")
 
 

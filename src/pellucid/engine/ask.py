@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pellucid.contract.errors import LayerError, NumericalError
+from pellucid.contract.errors import InputError, LayerError, NumericalError
 from pellucid.engine import batch, target
 from pellucid.engine.inputs import Inputs
 from pellucid.engine.place import Place, parse, visit
@@ -65,13 +65,23 @@ class Ask:
     def remember(self, output: Tensor) -> None:
         """Keep the output that a method which runs the model once has seen, and settle the target on it."""
         self.output = output
+        self._names(output)
         if self._target is None:
             self._target = target.settle(self.wanted, output)
 
     def record(self, output: Tensor) -> None:
         """Keep the model's output for these inputs, and refuse to explain what is not finite."""
         self.check_finite(output, 0)
+        self._names(output)
         self.output = output.detach()
+
+    def _names(self, output: Tensor) -> None:
+        """Refuse names that can't be those of the classes, before anything is labelled with them."""
+        names, shape = self.subject.classes, output.shape
+        if names and self.unit_place is None and len(shape) > 1 and shape[1] > 1 and len(names) != shape[1]:
+            raise InputError(
+                f"The 'classes' of the Subject must name the model's {shape[1]} outputs", got=f"{len(names)} names"
+            )
 
     def check_finite(self, output: Tensor, start: int) -> None:
         """Refuse to explain scores that are not finite, naming the rows."""

@@ -232,7 +232,12 @@ def test_conductance_equals_the_loop_over_pieces():
 
 @pytest.mark.parametrize(
     "method",
-    [IntegratedGradients(rule="simpson"), IntegratedGradients(steps=0), IntegratedGradients(tolerance=0.0)],
+    [
+        IntegratedGradients(rule="simpson"),
+        IntegratedGradients(steps=0),
+        IntegratedGradients(tolerance=0.0),
+        IntegratedGradients(tolerance="a"),
+    ],
 )
 def test_impossible_settings_are_refused(method):
     with pytest.raises(px.contract.errors.MethodError):
