@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from pellucid.engine.rules.record import Edge
 Floats = tuple[Tensor, ...]
 
 
+@runtime_checkable
 class HasOutput(Protocol):
     """What a chunk gives must hold the model's output for its rows."""
 
