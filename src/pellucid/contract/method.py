@@ -8,8 +8,7 @@ import difflib
 import importlib
 import importlib.util
 import pkgutil
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pellucid.contract.card import Card
@@ -131,14 +130,3 @@ def _value(value: Any) -> Any:
     if isinstance(value, Mapping) and "method" in value:
         return from_config(value)
     return tuple(_value(v) for v in value) if isinstance(value, list) else value
-
-
-def kebab(name: str) -> str:
-    """`IntegratedGradients` → `integrated-gradients`."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", name).lower()
-
-
-def variants(cls: type[Method]) -> Iterator[str]:
-    """All catalogue ids that a class answers to."""
-    yield cls.card.name
-    yield from cls.card.covers

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -225,10 +224,3 @@ def _source(subject: Subject, ask: Ask, method: Method, layer: str | None, secon
 
 def _shape(rows: Inputs) -> str:
     return ", ".join(f"shape {tuple(x.shape)}" for x in rows.tensors)
-
-
-def describe_data(data: Any) -> str:
-    """A word for what was given as data, for errors."""
-    if isinstance(data, Tensor):
-        return f"a tensor of shape {tuple(data.shape)}"
-    return f"a dict of {len(data)}" if isinstance(data, Mapping) else type(data).__name__
