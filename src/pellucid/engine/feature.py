@@ -40,6 +40,20 @@ class Features:
             masks.append(chosen == number.reshape(-1, *[1] * (labels.dim() - 1)))
         return tuple(masks)
 
+    def among(self, rows: Tensor, present: Tensor) -> tuple[Tensor, ...]:
+        """For each job, which values belong to a feature in `present[job]` (jobs, count), or to none; one mask a tensor."""
+        padded = torch.cat([present, present.new_ones(present.shape[0], 1)], 1)
+        masks = []
+        for labels in self.labels:
+            number = torch.where(labels == NOWHERE, self.count, labels)
+            here = padded.to(labels.device)
+            if labels.shape[0] == 1:
+                masks.append(here[:, number.flatten()].reshape(-1, *labels.shape[1:]))
+            else:
+                number = number[rows.to(labels.device)].flatten(1)
+                masks.append(here.gather(1, number).reshape(-1, *labels.shape[1:]))
+        return tuple(masks)
+
     def spread(self, figures: Tensor, inputs: Inputs) -> tuple[Tensor, ...]:
         """Every value's share of (rows, count) figures: its feature's figure, and zero where it belongs to none."""
         padded = torch.cat([figures, figures.new_zeros(figures.shape[0], 1)], 1)
