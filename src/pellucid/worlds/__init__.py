@@ -1,9 +1,21 @@
 """Data with known answers: real data that needs no download, and planted worlds generated from a seed."""
 
+from pellucid.worlds import games
 from pellucid.worlds.bundled import breast_cancer, diabetes, digits, iris, wine
 from pellucid.worlds.photographs import photographs
 from pellucid.worlds.shapes import shapes
 from pellucid.worlds.tabular import tabular
 from pellucid.worlds.world import World
 
-__all__ = ["World", "breast_cancer", "diabetes", "digits", "iris", "photographs", "shapes", "tabular", "wine"]
+__all__ = [
+    "World",
+    "breast_cancer",
+    "diabetes",
+    "digits",
+    "games",
+    "iris",
+    "photographs",
+    "shapes",
+    "tabular",
+    "wine",
+]
