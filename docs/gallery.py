@@ -294,6 +294,7 @@ LEFT_OUT = {
     ),
     "Words and sequences (lrp-lstm, lrp-text-cnn, murdoch-szlam-lstm-decomposition, omission-score, "
     "word-gradient-saliency, representation-erasure)": "the zoo has no trained network for text",
+    "Learnt masks (meaningful-perturbation)": "figure to come",
 }
 
 
