@@ -22,6 +22,7 @@ _BRINGS = {
     "backward rules": {"gradient", "layers"},
     "spatial layer": {"gradient", "layers"},
     "pooled head": {"gradient", "layers", "spatial layer"},
+    "separate head": {"gradient", "layers", "spatial layer"},
     "labels": {"data"},
 }
 _KINDS_OF_INPUT = {"image", "table"}
@@ -190,7 +191,7 @@ def _enough(card: Card, given: set[str]) -> bool:
     """Whether what is given suffices. A module gives gradients and layers, and rules where its operations have them."""
     wanted = set(card.needs)
     if "gradient" in given:
-        wanted -= {"backward rules", "spatial layer", "pooled head"}
+        wanted -= {"backward rules", "spatial layer", "pooled head", "separate head"}
     if not given & _KINDS_OF_INPUT:
         wanted -= _KINDS_OF_INPUT
     return wanted <= given
