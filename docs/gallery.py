@@ -296,6 +296,7 @@ LEFT_OUT = {
     "Score maps (weakly-supervised-localization)": "figure to come",
     "Information (information-bottleneck-attribution, readout-bottleneck, l2x, "
     "information-based-measure-nlp)": "figure to come",
+    "Shapley values (shapley-value, shapley-sampling, kernel-shap)": "figure to come",
     "Words and sequences (lrp-lstm, lrp-text-cnn, murdoch-szlam-lstm-decomposition, omission-score, "
     "word-gradient-saliency, representation-erasure)": "the zoo has no trained network for text",
     "Learnt masks (meaningful-perturbation)": "figure to come",

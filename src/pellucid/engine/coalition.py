@@ -101,15 +101,17 @@ class Game:
         found = torch.empty(len(rows), jobs, dtype=torch.float64)
         number = torch.full((self.held.rows,), -1)
         number[rows] = torch.arange(len(rows))
+        flat = found.view(-1)
 
         def points(row: Tensor, job: Tensor) -> tuple[Tensor, ...]:
+            if shared:
+                return self._mixed(row, present.index_select(0, job), which.index_select(0, job))
             own = number[row]
-            here = present[job] if shared else present[own, job]
-            chosen = which[job] if shared else which[own, job]
-            return self._mixed(row, here, chosen)
+            return self._mixed(row, present[own, job], which[own, job])
 
         def fold(row: Tensor, job: Tensor, scores: Tensor) -> None:
-            found[number[row], job] = scores.detach().cpu().double()
+            first = int(number[row[0]]) * jobs + int(job[0])  # jobs come in order, so they lie side by side
+            flat[first : first + len(job)] = scores.detach()
 
         if jobs:
             score.sweep(self.ask, jobs, points, fold, label=label, rows=rows.tolist())
@@ -123,14 +125,23 @@ class Game:
             row, chosen = rows.to(x.device), which.to(x.device)
             if bool((row == row[0]).all()):  # the usual case: broadcasting copies nothing twice
                 row = row[:1]
-            filled = f[0, chosen] if f.shape[0] == 1 else f[row, chosen]
+            if f.shape[1] == 1:
+                filled = f[:, 0] if f.shape[0] == 1 else f[row, 0]
+            else:
+                filled = f[0].index_select(0, chosen) if f.shape[0] == 1 else f[row, chosen]
             parts.append(torch.where(m, x[row], filled))
         return tuple(parts)
 
 
-def game(ask: Ask, spec: str | tuple[Any, ...], baseline: fill.Spec | tuple[fill.Spec, ...] = 0.0) -> Game:
+def game(
+    ask: Ask,
+    spec: str | tuple[Any, ...],
+    baseline: fill.Spec | tuple[fill.Spec, ...] = 0.0,
+    cells: int = feature.AUTO_GRID,
+) -> Game:
     """The game that `features=spec` and a fill describe, or the background and the groups in `ask.data`.
 
+    `cells`: how many along each axis of the grid that "auto" lays over images.
     `ask.data`: `None` for the fill that `baseline` names; background rows like the inputs, whose scores are averaged; or
     a dict with "groups" (integer masks, equal numbers together) and "background".
     """
@@ -138,7 +149,7 @@ def game(ask: Ask, spec: str | tuple[Any, ...], baseline: fill.Spec | tuple[fill
     if mask is not None and spec != "auto":
         raise InputError("The 'features' must be left out where 'data' holds groups", got=repr(spec), hint="'auto'")
     held = fill.explained(ask)
-    found = feature.features(spec, held) if mask is None else feature.groups(mask, held)
+    found = feature.features(spec, held, cells) if mask is None else feature.groups(mask, held)
     if background is not None:
         fills = tuple(b[None] for b in _background(background, held, ask))
     else:

@@ -42,17 +42,24 @@ class Features:
 
     def among(self, rows: Tensor, present: Tensor) -> tuple[Tensor, ...]:
         """For each job, which values belong to a feature in `present[job]` (jobs, count), or to none; one mask a tensor."""
+        if len(self.labels) == 1 and self._each_its_own(self.labels[0]):
+            return (present.to(self.labels[0].device).reshape(-1, *self.labels[0].shape[1:]),)
         padded = torch.cat([present, present.new_ones(present.shape[0], 1)], 1)
         masks = []
         for labels in self.labels:
             number = torch.where(labels == NOWHERE, self.count, labels)
             here = padded.to(labels.device)
             if labels.shape[0] == 1:
-                masks.append(here[:, number.flatten()].reshape(-1, *labels.shape[1:]))
+                masks.append(here.index_select(1, number.flatten()).reshape(-1, *labels.shape[1:]))
             else:
                 number = number[rows.to(labels.device)].flatten(1)
                 masks.append(here.gather(1, number).reshape(-1, *labels.shape[1:]))
         return tuple(masks)
+
+    def _each_its_own(self, labels: Tensor) -> bool:
+        """Whether the features are the places themselves, in order, as the columns of a table are."""
+        own = labels.shape[0] == 1 and labels.numel() == self.count
+        return own and torch.equal(labels.flatten(), torch.arange(self.count, device=labels.device))
 
     def spread(self, figures: Tensor, inputs: Inputs) -> tuple[Tensor, ...]:
         """Every value's share of (rows, count) figures: its feature's figure, and zero where it belongs to none."""
@@ -65,19 +72,21 @@ class Features:
         return tuple(found)
 
 
-def features(spec: str | tuple[Any, ...], inputs: Inputs) -> Features:
+def features(spec: str | tuple[Any, ...], inputs: Inputs, cells: int = AUTO_GRID) -> Features:
     """The features that `spec` describes.
 
     "element": every number. "column": the columns of a table. "token": the steps of (rows, steps, width). "channel":
     the second axis. "pixel": one position with all its channels. ("grid", k): k × k cells. ("patch", k): cells with a
     side of k. ("superpixels", k): about k regions of like colour, per image, by SLIC. ((0, 1), (2,)): groups of
-    columns. "auto": columns of tables, the second axis of sequences, a grid of 8 × 8 for images.
+    columns. "auto": columns of tables, the second axis of sequences, a grid of `cells` × `cells` for images.
     """
+    if isinstance(cells, bool) or not isinstance(cells, int) or cells < 1:
+        raise InputError("The 'cells' must be an int of at least 1", got=repr(cells))
     if isinstance(spec, tuple | list) and spec and all(isinstance(group, tuple | list) for group in spec):
         return _columns(tuple(map(tuple, spec)), inputs)
     labels, count = [], 0
     for x in inputs.floats:
-        own = _labels(spec, x)
+        own = _labels(spec, x, cells)
         labels.append(torch.where(own == NOWHERE, own, own + count))
         count += int(own.max()) + 1
     return Features(tuple(labels), count)
@@ -118,11 +127,11 @@ def _mask(part: Any, x: Tensor) -> Tensor:
     return whole.to(device=x.device, dtype=torch.long)
 
 
-def _labels(spec: Any, x: Tensor) -> Tensor:
+def _labels(spec: Any, x: Tensor, cells: int) -> Tensor:
     """Feature numbers from 0 for one tensor, of a shape that broadcasts to it."""
     shape = tuple(x.shape[1:])
     if spec == "auto":
-        spec = ("grid", min(AUTO_GRID, *shape[1:])) if len(shape) > 2 else "channel" if len(shape) == 2 else "element"
+        spec = ("grid", min(cells, *shape[1:])) if len(shape) > 2 else "channel" if len(shape) == 2 else "element"
     if spec == "element":
         return _number(shape, range(len(shape)), x)
     if isinstance(spec, str) and spec in NAMES:

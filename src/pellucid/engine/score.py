@@ -34,6 +34,9 @@ def sweep(
     plan = plan_for(ask, count * len(chosen), "forward", at_input=at_input)
 
     def which(start: int, stop: int) -> tuple[Tensor, Tensor]:
+        first = start // count
+        if stop <= (first + 1) * count:  # all of one row, as usual: dividing every number costs more
+            return chosen[first].expand(stop - start), torch.arange(start - first * count, stop - first * count)
         jobs = torch.arange(start, stop)
         return chosen[jobs // count], jobs % count
 
