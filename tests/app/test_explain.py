@@ -52,6 +52,16 @@ def test_facts_and_settings_as_json_are_those_of_the_library(capsys: pytest.Capt
     }
 
 
+def test_sentences_are_read_and_explained_by_word(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = "text:The soup was not bad, but the waiter was rude."
+    found = show(capsys, "zoo:sentences-cnn", words, "--method", "representation-erasure", "--seed", "1")
+    assert found["source"]["layer"] == "embedding"
+    assert main(["explain", "zoo:sentences-cnn", words, "--method", "gradient-x-input"]) == 0
+    assert "“bad” (" in capsys.readouterr().out
+    assert main(["explain", "zoo:sentences-cnn", "text:the goulash was good"]) == 2
+    assert "'goulash'" in capsys.readouterr().err
+
+
 def test_words_become_values_of_the_fields_types(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--method=smoothgrad", "--of", "gradient-x-input", "--samples", "4", "--noise", "0.5"]
     settings = show(capsys, "zoo:iris-mlp", "test:0", *arguments)["source"]["settings"]

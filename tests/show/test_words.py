@@ -10,6 +10,7 @@ from pellucid.contract import Attribution, Context, Measure, Rules
 from pellucid.contract.errors import InputError
 from pellucid.show import words
 from pellucid.show.answer import answers, confidence
+from pellucid.show.parts import parts
 from show.samples import forms, images, stump
 
 
@@ -159,3 +160,18 @@ def test_all_forms_have_words_for_both() -> None:
 def test_an_unknown_option_is_refused_with_the_list() -> None:
     with pytest.raises(InputError, match="rows"):
         px.show.figure(Measure(values=torch.ones(1)), colour="red")
+
+
+def test_features_are_the_words_of_token_numbers_where_nothing_else_can_be_meant() -> None:
+    ids, names = torch.tensor([[2, 1, 0, 0]]), ("<pad>", "good", "very")
+    (part,) = parts(
+        Attribution(values=torch.tensor([[1.0, 2.0, 0.0, 0.0]]), context=Context(inputs=ids, features=names))
+    )
+    assert [part.label(i, 0) for i in range(4)] == ["very", "good", "<pad>", "<pad>"]
+    assert part.length(0) == 2
+    marked = parts(Attribution(values=torch.ones(1, 4), context=Context(inputs=ids, features=names)))[0]
+    assert marked.length(0) == 4, "padding that got something is shown"
+    both = Context(inputs={"ids": ids, "table": torch.ones(1, 3)}, features=names)
+    assert parts(Attribution(values={"ids": torch.ones(1, 4)}, context=both))[0].label(0, 0) == "#2"
+    positions = Context(inputs=ids, features=("one", "two", "three", "four"))
+    assert parts(Attribution(values=torch.ones(1, 4), context=positions))[0].label(0, 0) == "one"

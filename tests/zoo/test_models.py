@@ -13,7 +13,8 @@ from pellucid.contract.errors import MethodError
 from pellucid.zoo.recipe import find
 from pellucid.zoo.training import held_out
 
-QUICK = ("breast-cancer-mlp", "diabetes-mlp", "digits-cnn", "iris-mlp", "lenet5", "tabular-mlp", "wine-mlp")
+TEXT = ("sentences-cnn", "sentences-gru", "sentences-gru-spurious", "sentences-lstm")
+QUICK = ("breast-cancer-mlp", "diabetes-mlp", "digits-cnn", "iris-mlp", "lenet5", "tabular-mlp", "wine-mlp", *TEXT)
 SLOW = ("shapes-cnn", "shapes-cnn-spurious")
 EVERY = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 
@@ -40,7 +41,10 @@ def test_facts_fit_the_model(name: str) -> None:
     inputs, _ = zoo.data(name).test
     assert tuple(inputs.shape[1:]) == facts.input_shape
     assert model(inputs[:3]).shape == (3, len(facts.classes))
-    assert len(facts.features) == facts.input_shape[0]
+    if inputs.is_floating_point():
+        assert len(facts.features) == facts.input_shape[0]
+    else:
+        assert len(facts.features) > inputs.max()  # the words of the token ids
     if facts.layer is not None:
         seen: list[torch.Tensor] = []
         handle = model.get_submodule(facts.layer).register_forward_hook(lambda *call: seen.append(call[2]))
@@ -61,6 +65,26 @@ def test_spurious_model_relies_on_the_tag_and_the_clean_one_does_not() -> None:
     assert held_out(spurious, against) < 0.3
     misled = spurious(against.test[0]).argmax(dim=1) == against.truth["cue"][against.test_rows]
     assert misled.double().mean() > 0.7
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_readers_of_sentences_are_not_moved_by_padding(name: str) -> None:
+    model, inputs = zoo.load(name), zoo.data(name).test[0][:40]
+    more = torch.cat([inputs, torch.zeros(40, 7, dtype=torch.long)], dim=1)
+    torch.testing.assert_close(model(more), model(inputs))
+    assert model.get_input_embeddings() is model.embedding
+
+
+def test_spurious_reader_relies_on_the_cue_and_the_clean_one_cannot() -> None:
+    spurious, settings = zoo.load("sentences-gru-spurious"), dict(find("sentences-gru").data_settings)
+    assert held_out(spurious, worlds.sentences(**settings)) < 0.65
+    assert held_out(spurious, worlds.sentences(**settings, spurious=True, spurious_probability=0.0)) < 0.1
+
+
+@pytest.mark.parametrize("name", ["sentences-cnn", "sentences-gru", "sentences-lstm"])
+def test_reader_follows_the_rule_on_other_sentences(name: str) -> None:
+    world = worlds.sentences(1000, seed=1)
+    assert (zoo.load(name)(world.inputs).argmax(dim=1) == world.labels).double().mean() > 0.97
 
 
 def test_digits_network_uses_functional_activations() -> None:

@@ -75,6 +75,7 @@ def load(name: str, wish: Wish = AS_IT_COMES) -> Loaded:
 
 def _zoo(name: str, wish: Wish) -> Loaded:
     from pellucid import zoo
+    from pellucid.worlds.sentences import encode
 
     model, world, facts = zoo.load(name, progress=True), zoo.data(name), zoo.subject_facts(name)
     if wish.weights is not None:
@@ -85,6 +86,7 @@ def _zoo(name: str, wish: Wish) -> Loaded:
         subject=Subject(model, classes=facts.classes, features=facts.features),
         world=world,
         picture=(shape[0], shape[1], shape[2]) if len(shape) == 3 else None,
+        tokenizer=(lambda text, **_: {"input_ids": encode(text)}) if "vocabulary" in world.truth else None,
     )
 
 

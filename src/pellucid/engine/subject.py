@@ -28,7 +28,7 @@ class Subject:
         output: which output is explained: a key of a dict or attribute of an object, an index of a tuple, or a callable
             from the model's output to a tensor. Needed where the model returns more than one tensor.
         classes: class names, in the order of the output.
-        features: feature names, in the order of the input's columns (or channels).
+        features: feature names, in the order of the input's columns (or channels); for token ids, the word of each.
         preprocess: applied to the inputs, and differentiated through, before the model.
         call: how to call the model where `model(*inputs)` or `model(**inputs)` is not right: `call(model, value)` gets
             the inputs in the structure in which they were given.

@@ -126,7 +126,7 @@ _ACROSS = 64  # characters of tokens on one line
 def _token_spots(part: Part, row: int) -> list[tuple[float, int, float, str]]:
     """Where each token goes: start, line, width in characters, text."""
     spots, start, line = [], 0.0, 0
-    for position in range(len(part.heat(row))):
+    for position in range(part.length(row)):
         text = draw.drawable(part.label(position, row), 24)
         width = len(text) + 1.2
         if start + width > _ACROSS and start > 0:
@@ -147,7 +147,7 @@ def _tokens(place: Any, result: Attribution, part: Part, row: int, head: Answer,
     by = palette.scale(heat, wanted.clip, signed=part.signed)
     axes = place.subplots()
     spots = _token_spots(part, row)
-    for (start, line, width, text), value in zip(spots, palette.finite(heat).tolist(), strict=True):
+    for (start, line, width, text), value in zip(spots, palette.finite(heat[: len(spots)]).tolist(), strict=True):
         back, ink = palette.shade(value, by)
         box = FancyBboxPatch(
             (start + 0.1, line + 0.14), width - 0.2, 0.72, "round,pad=0,rounding_size=0.12", fc=back, ec="none"

@@ -16,12 +16,15 @@ from pellucid.show.words import clean
 
 REGIONS = ("upper left", "top", "upper right", "left", "middle", "right", "lower left", "bottom", "lower right")
 
+PADDING = "<pad>"
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Part:
     """The values of one input, (N, ...) on the CPU, with the input where it is known.
 
-    `kind` is "image", "tokens", "table", "heat" or "overall", which has values of features and no rows.
+    `kind` is "image", "tokens", "table", "heat" or "overall", which has values of features and no rows. `names` are those
+    of positions, `vocabulary` those of token numbers.
     """
 
     name: str
@@ -29,6 +32,7 @@ class Part:
     inputs: Tensor | None
     kind: str
     names: tuple[str, ...] = ()
+    vocabulary: tuple[str, ...] = ()
     signed: bool = True
 
     @property
@@ -54,9 +58,18 @@ class Part:
         """The name of a feature or token, with its input value where that is known."""
         given = self.names[position] if position < len(self.names) else ""
         if self.kind == "tokens":
-            token = given or (f"#{int(self.inputs[row, position])}" if self.inputs is not None else "")
-            return token or f"token {position + 1}"
+            number = int(self.inputs[row, position]) if self.inputs is not None else -1
+            word = self.vocabulary[number] if 0 <= number < len(self.vocabulary) else ""
+            return given or word or (f"#{number}" if self.inputs is not None else f"token {position + 1}")
         return given or f"{'unit' if self.inputs is None else 'input'} {position}"
+
+    def length(self, row: int) -> int:
+        """How many tokens a row has, without padding at its end that got nothing."""
+        heat = self.heat(row)
+        count = len(heat)
+        while count > 1 and self.label(count - 1, row) == PADDING and float(heat[count - 1]) == 0:
+            count -= 1
+        return count
 
     def value(self, position: int, row: int) -> float | None:
         """The input value of a column, where that is known."""
@@ -76,8 +89,24 @@ def parts(result: Attribution) -> list[Part]:
         kind = _kind(value, given)
         columns = value.shape[0] if kind == "overall" else value.shape[1] if value.dim() > 1 else 0
         names = features if len(features) == columns and kind in ("table", "tokens", "overall") else ()
-        found.append(Part(name=clean(name), values=value, inputs=given, kind=kind, names=names, signed=signed))
+        words = features if kind == "tokens" and not names and _spelt(inputs, len(features)) else ()
+        found.append(
+            Part(
+                name=clean(name),
+                values=value,
+                inputs=given,
+                kind=kind,
+                names=names,
+                vocabulary=words,
+                signed=signed,
+            )
+        )
     return found
+
+
+def _spelt(inputs: Mapping[str, Tensor], words: int) -> bool:
+    """Whether the feature names can be the words of the token numbers: there is nothing else for them to name."""
+    return all(not x.is_floating_point() and int(x.max()) < words for x in inputs.values())
 
 
 def unit(result: Attribution) -> str:

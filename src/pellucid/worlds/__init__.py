@@ -3,6 +3,7 @@
 from pellucid.worlds import games
 from pellucid.worlds.bundled import breast_cancer, diabetes, digits, iris, wine
 from pellucid.worlds.photographs import photographs
+from pellucid.worlds.sentences import sentences
 from pellucid.worlds.shapes import shapes
 from pellucid.worlds.tabular import tabular
 from pellucid.worlds.world import World
@@ -15,6 +16,7 @@ __all__ = [
     "games",
     "iris",
     "photographs",
+    "sentences",
     "shapes",
     "tabular",
     "wine",
