@@ -176,3 +176,10 @@ def test_the_current_folder_is_not_searched(tmp_path: Path) -> None:
         assert done.returncode == 2, done.stderr
         assert "No module named 'my_net'" in done.stderr
         assert not (tmp_path / "loaded").exists()
+
+
+def test_a_factory_that_needs_arguments_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "needy_net.py").write_text("import torch\ndef build(width):\n    return torch.nn.Linear(width, 2)\n")
+    arguments = ["explain", "needy_net:build", "x.npy", "--allow-code", "--path", str(tmp_path)]
+    assert main(arguments) != 0
+    assert "needs no arguments" in capsys.readouterr().err

@@ -10,6 +10,7 @@ from torch import nn
 
 import pellucid as px
 from pellucid.contract import errors
+from pellucid.contract.errors import InputError
 from pellucid.engine import batch, seed
 from pellucid.engine.inputs import as_inputs
 from pellucid.engine.place import parse, visit
@@ -457,3 +458,18 @@ def test_names_that_are_not_the_classes_are_refused(method):
     with pytest.raises(errors.InputError, match="3 outputs"):
         px.explain(px.Subject(net(), classes=("a", "b", "c", "d")), X, method)
     assert px.explain(px.Subject(net(), classes=("a", "b", "c")), X, method).context.classes == ("a", "b", "c")
+
+
+@pytest.mark.parametrize("names", [("a",), ("a", "b", "c", "d", "e")])
+def test_names_that_cannot_be_the_columns_are_refused(names):
+    with pytest.raises(InputError, match="features"):
+        px.explain(px.Subject(nn.Linear(3, 2).eval(), features=names), torch.ones(1, 3), "vanilla-gradient")
+
+
+@pytest.mark.parametrize("path", [None, 3, b"name"])
+def test_a_path_that_is_none_is_refused(path):
+    result = px.Attribution(values=torch.ones(1, 3))
+    with pytest.raises(InputError, match="path"):
+        result.save(path)
+    with pytest.raises(InputError, match="path"):
+        px.load(path)

@@ -148,3 +148,18 @@ def test_impossible_options_are_refused(bad: dict) -> None:
         px.show.figure(images(), **bad)
     with pytest.raises(InputError, match="result"):
         px.show.figure("no result")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "empty",
+    [
+        px.Attribution(values=torch.zeros(0, 3)),
+        px.Attribution(values=torch.zeros(2, 0)),
+        px.Examples(items=torch.zeros(0, 0, dtype=torch.long)),
+        px.Measure(values=torch.zeros(0)),
+    ],
+)
+def test_a_result_without_values_says_so(empty):
+    assert "Nothing to draw" in empty.show()._suptitle.get_text()
+    assert "<img" in empty.html() or "<svg" in empty.html()
+    assert empty.describe()

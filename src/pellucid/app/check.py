@@ -60,7 +60,7 @@ def command(
     found = findings(loaded, rows, place)
     terminal.say(f"{terminal.clean(loaded.name)}\n")
     terminal.say(
-        terminal.table(("access", "", "why"), [(f.question, "yes" if f.holds else "no", f.why) for f in found], wrap=2)
+        terminal.table(("access", "", "why"), [(f.question, "yes" if f.holds else "no", f.why) for f in found], wrap=(2,))
     )
     return 0 if loaded.subject.module is None else _operations(loaded, rows, rules, place)
 
@@ -159,7 +159,7 @@ def _operations(loaded: models.Loaded, rows: Inputs, name: str, place: str | Non
         found = rules.check(module, given, TABLES[name](), at=place, forward=forward)
     lines = [(r.operation, r.module, _short(r.line), r.rule or "none", r.problem) for r in found]
     terminal.say(f"\nOperations under the rules of {name!r}:")
-    terminal.say(terminal.table(("operation", "module", "line", "rule", "problem"), lines, wrap=4))
+    terminal.say(terminal.table(("operation", "module", "line", "rule", "problem"), lines, wrap=(4,)))
     problems = sum(bool(r.problem) for r in found)
     terminal.say(f"\n{len(found)} operation{'s' * (len(found) != 1)}, {problems or 'none'} without a rule")
     return 3 if problems else 0

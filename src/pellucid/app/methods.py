@@ -41,7 +41,7 @@ def command(
         terminal.say("\n\n".join(known[key] for key in sorted({c.citation for c in found}) if key in known))
     elif found:
         rows = [(c.name, c.question, c.form, c.scope, ", ".join(c.needs)) for c in found]
-        terminal.say(terminal.table(("method", "question", "form", "scope", "needs"), rows, wrap=1))
+        terminal.say(terminal.table(("method", "question", "form", "scope", "needs"), rows, wrap=(1, 4)))
         terminal.say(f"\n{len(found)} method{'s' if len(found) != 1 else ''}")
     else:
         terminal.say("No method fits all of these conditions.")

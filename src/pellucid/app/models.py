@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import re
 import sys
@@ -216,7 +217,18 @@ def _from_code(name: str, wish: Wish) -> Loaded:
             got=str(error),
             hint="--path FOLDER to look for it in a folder; the current one is not searched by itself",
         ) from error
-    made = made() if callable(made) and not isinstance(made, nn.Module) else made
+    if callable(made) and not isinstance(made, nn.Module):
+        try:
+            inspect.signature(made).bind()
+        except TypeError as error:
+            raise InputError(
+                f"The MODEL {name!r} must be a function that needs no arguments",
+                got=f"{factory}{inspect.signature(made)}, {error}",
+                hint="a function beside it that calls it with its arguments",
+            ) from None
+        except ValueError:  # a signature that can't be read
+            pass
+        made = made()
     subject = made if isinstance(made, Subject) else Subject(made)
     if wish.weights is not None:
         if subject.module is None:

@@ -69,16 +69,16 @@ def complain(text: str) -> None:
     sys.stderr.write(f"pellucid: {clean(text)}".encode(encoding, "backslashreplace").decode(encoding) + "\n")
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, wrap: int | None = None) -> str:
-    """Columns of text; the column `wrap` is folded where the terminal is too narrow."""
+def table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, wrap: Sequence[int] = ()) -> str:
+    """Columns of text; the columns `wrap`, the later ones first, are folded where the terminal is too narrow."""
     cells = [[clean(c) for c in row] for row in rows]
     widths = [max(_width(r[i]) for r in [list(headings), *cells]) for i in range(len(headings))]
-    if wrap is not None:
-        room = shutil.get_terminal_size((WIDEST, 24)).columns - sum(widths) - 2 * (len(widths) - 1) + widths[wrap]
-        widths[wrap] = min(widths[wrap], max(24, room))
+    for column in reversed(wrap):
+        room = shutil.get_terminal_size((WIDEST, 24)).columns - sum(widths) - 2 * (len(widths) - 1) + widths[column]
+        widths[column] = min(widths[column], max(24, room))
     out = []
     for row in [list(headings), ["─" * w for w in widths], *cells]:
-        parts = [textwrap.wrap(c, widths[i]) or [""] if i == wrap else [c] for i, c in enumerate(row)]
+        parts = [textwrap.wrap(c, widths[i]) or [""] if i in wrap else [c] for i, c in enumerate(row)]
         for at in range(max(map(len, parts))):
             line = [p[at] if at < len(p) else "" for p in parts]
             out.append("  ".join(c + " " * (w - _width(c)) for c, w in zip(line, widths, strict=True)).rstrip())

@@ -38,6 +38,13 @@ def save(result: e.Explanation, path: str | Path, *, inputs: bool, overwrite: bo
     return write(path, to_bytes(tensors, {KEY: header}), overwrite=overwrite)
 
 
+def as_path(path: Any) -> Path:
+    """The path, or an error that names the argument where it is none."""
+    if not isinstance(path, str | os.PathLike):
+        raise InputError("The 'path' must be text or a Path", got=repr(path)[:80], hint="'result.safetensors'")
+    return Path(path)
+
+
 def is_special(path: Path) -> bool:
     """Whether a folder, device, pipe or socket is there: putting a file in its place would break whoever uses it."""
     try:
@@ -51,7 +58,7 @@ def is_special(path: Path) -> bool:
 
 def write(path: str | Path, data: bytes, *, overwrite: bool = False) -> Path:
     """Write a file whole or not at all: temporary file beside it, synced, then renamed; never through a link."""
-    path = Path(path)
+    path = as_path(path)
     if not path.parent.is_dir():
         raise InputError("The 'path' must lie in an existing folder", got=repr(str(path)))
     if is_special(path):
@@ -79,7 +86,7 @@ def write(path: str | Path, data: bytes, *, overwrite: bool = False) -> Path:
 
 def load(path: str | Path) -> e.Explanation:
     """Read a result written by `save`, by this or an earlier version."""
-    path = Path(path)
+    path = as_path(path)
     if not path.is_file():
         raise InputError("The 'path' must be a saved result", got=repr(str(path)))
     if path.stat().st_size > LARGEST:

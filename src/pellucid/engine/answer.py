@@ -132,6 +132,7 @@ def _ask(
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise InputError("The 'seed' must be an int", got=repr(seed))
     _same_kind(subject, rows)
+    _names_fit(subject, rows)
     place = None if layer is None else parse(layer, _module(subject, "layer"))
     wanted = as_target(target, rows.rows, len(subject.classes) or None)
     if isinstance(wanted, unit):
@@ -166,6 +167,15 @@ def _same_kind(subject: Subject, rows: Inputs) -> None:
     if wrong and kinds and not torch.is_autocast_enabled(rows.device.type):
         kind = str(next(iter(kinds)))
         raise InputError(f"The 'inputs' must be {kind}, like the model", got=str(wrong[0]), hint=f"x.to({kind})")
+
+
+def _names_fit(subject: Subject, rows: Inputs) -> None:
+    """Names of features must be those of the columns (or of another axis), or they would be dropped or misplaced."""
+    names, shape = subject.features, tuple(rows.tensors[0].shape[1:])
+    if names and rows.single and shape and len(names) not in shape:
+        raise InputError(
+            f"The 'features' of the Subject must name the input's {shape[0]} columns", got=f"{len(names)} names"
+        )
 
 
 def _stamp(result: Any, subject: Subject, ask: Ask, method: Method, layer: str | None, seconds: float) -> Any:

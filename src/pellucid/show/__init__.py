@@ -5,9 +5,9 @@ from __future__ import annotations
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from pellucid.contract import Explanation
+from pellucid.contract import Explanation, tensors
 from pellucid.contract.errors import InputError
-from pellucid.show import attribution, engineer, examples, measure, rules, semantics, text
+from pellucid.show import attribution, draw, engineer, examples, measure, rules, semantics, text
 from pellucid.show.options import Options, options
 
 if TYPE_CHECKING:
@@ -88,7 +88,30 @@ def viewer(result: Explanation) -> Any:
             got=type(result).__name__,
             hint="px.explain(...)",
         )
-    return _VIEWERS[result.form]
+    known = _VIEWERS[result.form]
+    return _Nothing(known) if _empty(result) else known
+
+
+def _empty(result: Explanation) -> bool:
+    """Whether the form's main tensors hold nothing at all."""
+    main = [v for name in ("values", "items") if (v := getattr(result, name, None)) is not None]
+    held = [x for value in main for x in tensors(value)]
+    return bool(held) and not any(x.numel() for x in held)
+
+
+class _Nothing:
+    """A viewer of results without rows or values: its figure says so, its words are the form's own."""
+
+    def __init__(self, of: ModuleType) -> None:
+        self._of = of
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._of, name)
+
+    def figure(self, result: Explanation, wanted: Options) -> Figure:
+        whole = draw.canvas(6.4, 0.9)
+        draw.head(whole, True, f"Nothing to draw: this {result.form} has no values")
+        return whole
 
 
 def heard(audience: str) -> None:
