@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pellucid.contract import Attribution, Card, Method
-from pellucid.contract.errors import MethodError, UnsupportedOperation
+from pellucid.contract.errors import MethodError, NeedError, UnsupportedOperation
 from pellucid.engine import Ask, Subject, recording, rules
 from pellucid.engine.decomposition import wrap
 from pellucid.engine.rules.operations import AVERAGING, BATCH_NORM, PRODUCTS, ROUTING, words
@@ -22,6 +22,7 @@ __all__ = ["BiasBackpropagation"]
 
 SHARES = ("proportional", "equal", "softmax")
 SUMS = words("add sub rsub")
+BOUNDED = words("hardtanh clamp clamp_min clamp_max threshold")
 Share = Callable[[rules.Op, Tensor], Tensor]
 
 
@@ -40,7 +41,7 @@ class BiasBackpropagation(Method):
     weight gets the same share: this alone lets bias through a rectifier that is closed. A closed rectifier's own bias has
     no gradient and counts for nothing.
 
-    Facts: ``score``; ``bias``, the b of the local line, as S(x) - w·x; ``completeness_gap``, |sum of values - b| (or - S).
+    A model without any bias is refused, unless the gradient is added. Facts: ``score``; ``bias``, the b of the local line, as S(x) - w·x; ``completeness_gap``, |sum of values - b| (or - S).
 
     Args:
         share: "proportional", "equal" or "softmax".
@@ -95,7 +96,9 @@ class BiasBackpropagation(Method):
             "softmax": lambda op, amount: _softmax(op, amount, self.temperature),
         }[self.share]
         key = ("bias", self.share, self.temperature)
-        parts = recording.in_chunks(ask, lambda start, stop: _chunk(ask, share, start, stop), key, self.card.title)
+        parts = recording.in_chunks(
+            ask, lambda start, stop: _chunk(ask, share, start, stop, self.add_gradient), key, self.card.title
+        )
         found = torch.cat([p.score for p in parts])
         shared, products = (
             tuple(map(torch.cat, zip(*(getattr(p, name) for p in parts), strict=True)))
@@ -119,12 +122,14 @@ class _Chunk:
     products: tuple[Tensor, ...]
 
 
-def _chunk(ask: Ask, share: Share, start: int, stop: int) -> _Chunk:
+def _chunk(ask: Ask, share: Share, start: int, stop: int, add_gradient: bool) -> _Chunk:
     seen = recording.record(ask, start, stop)
     trace, targets, values = seen.trace, seen.targets, seen.values
     root, ones = seen.root, torch.ones_like(seen.score)
     slopes: dict[rules.Op, list[Any]] = {}
     weights = rules.walk(trace, [(root, ones)], targets, _noting(slopes)).values
+    if not add_gradient:
+        _refuse_none(list(slopes))
     shared = rules.walk(trace, [(root, torch.zeros_like(ones))], targets, _sharing(slopes, share)).values
     return _Chunk(
         seen.score.detach(),
@@ -156,6 +161,24 @@ def _sharing(slopes: dict[rules.Op, list[Any]], share: Share) -> rules.Table:
 
     rule = rules.Rule("bias", apply)
     return rules.Table("bias back-propagation", choose=lambda op: rule if kind(op) else None)
+
+
+def _refuse_none(ops: list[rules.Op]) -> None:
+    """Refuse a network in which no operation adds anything, whatever the row: it has no bias to be shared out."""
+    for op in ops:
+        found = kind(op)
+        own = _own_bias(op) if found == "affine" else None
+        bounds = [x for x in op.leaves[1:] if op.name in BOUNDED and x is not None]
+        if own is not None and bool(own.any()):
+            return
+        if any(isinstance(x, Tensor) or x != 0 for x in bounds) or (found == "pair" and len(op.edges) == 1):
+            return
+    bare = [repr(op) for op in ops if weighted(op)]
+    raise NeedError(
+        "The model must have a bias, to be shared out among the inputs",
+        got="none, or zero, in " + "; ".join(bare[:4]) + (" …" if len(bare) > 4 else ""),
+        hint="'gradient-x-input', whose values sum to the score of such a model",
+    )
 
 
 def _own_bias(op: rules.Op) -> Tensor | None:

@@ -164,7 +164,11 @@ class DeepTaylor(Method):
             assert self.high is not None
             first = z_box(bound(self.low, "low"), bound(self.high, "high"), self.stabiliser)
         else:
-            first = z_plus(self.stabiliser) if domain == "positive" else w_square(self.stabiliser, biases=False)
+            first = (
+                z_plus(self.stabiliser, positive=True)
+                if domain == "positive"
+                else w_square(self.stabiliser, biases=False)
+            )
         return relevance(
             ask, lambda: deep_taylor(first, self.stabiliser), self.card.title, score=lambda s: s.clamp(min=0)
         )

@@ -151,6 +151,7 @@ class ScoreMapLocalisation(Method):
             raise InputError(
                 "Score-map localisation needs one image per row: 'inputs' laid out as (rows, channels, height, width)",
                 got=", ".join(f"shape {tuple(x.shape)}" for x in ask.inputs.floats) or "no floating tensor",
+                hint="'grad-cam', which needs a spatial layer alone",
             )
         if ask.unit_place is not None:
             raise TargetError(

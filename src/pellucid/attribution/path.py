@@ -337,6 +337,7 @@ def _background(ask: Ask) -> Floats:
         raise InputError(
             "The background given as 'data' must have rows shaped like the inputs'",
             got=", ".join(str(tuple(b.shape)) for b in floats),
+            hint="data= rows made and preprocessed as the inputs were",
         )
     moved = tuple(b.to(device=x.device, dtype=x.dtype) for b, x in zip(floats, ask.inputs.floats, strict=True))
     if ask.layer is None:

@@ -139,15 +139,14 @@ def read_head(subject: Subject, ask: Ask, place: Place, grid: Grid) -> Head:
     probes: list[Tensor] = []
 
     def probe(values: Tensor) -> Tensor:
-        laid = layout(subject, ask, place, tuple(values.shape), grid)
         noise = torch.randn(values.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         noise = torch.empty_like(values).copy_(noise)  # laid out in memory as the model's own values
-        probes.append(laid.maps(noise))
+        probes.append(noise)
         return noise.clone()  # the model may go on in place
 
     with torch.no_grad(), _linear_calls(module) as calls:
         output = visit(lambda: subject.scores(row), module, edit={place: probe}).output.reshape(1, -1)
-    maps = probes[0]
+    maps = layout(subject, ask, place, tuple(probes[0].shape), grid).maps(probes[0])
     pooled = maps.flatten(2).mean(2)
     for call in reversed(calls):
         weight, bias = call.part.weight.flatten(1), call.part.bias

@@ -63,7 +63,11 @@ def rows_like(data: Any, inputs: Inputs, *, labels: bool = False, shapes: bool =
         given, names = tuple(given[names.index(name)] for name in inputs.names), inputs.names
     same = len(given) == len(inputs.tensors) and names == inputs.names
     if not same or not all(_alike(g, x, shapes) for g, x in zip(given, inputs.tensors, strict=True)):
-        raise InputError(f"The 'data' must be rows like the 'inputs', {_shapes(inputs)}", got=_shapes(rows.inputs))
+        raise InputError(
+            f"The 'data' must be rows like the 'inputs', {_shapes(inputs)}",
+            got=_shapes(rows.inputs),
+            hint="data= rows made and preprocessed as the inputs were",
+        )
     kinds = [x.dtype if x.is_floating_point() else g.dtype for g, x in zip(given, inputs.tensors, strict=True)]
     moved = tuple(g.to(inputs.device, kind) for g, kind in zip(given, kinds, strict=True))
     return Rows(replace(inputs, tensors=moved), rows.labels)

@@ -11,7 +11,7 @@ from nets import stock
 from nets.spellings import SPELLINGS, Spelt, image
 from pellucid import zoo
 from pellucid.attribution import BiasBackpropagation
-from pellucid.contract.errors import MethodError, UnsupportedOperation
+from pellucid.contract.errors import MethodError, NeedError, UnsupportedOperation
 
 SHARES = ("proportional", "equal", "softmax")
 
@@ -63,20 +63,29 @@ def test_two_layers_by_hand() -> None:
 
 
 @pytest.mark.parametrize("share", SHARES)
-@pytest.mark.parametrize("bias", [True, False])
-def test_sums_to_what_the_gradient_leaves_over(share: str, bias: bool) -> None:
-    net, x = Spelt(nn.ReLU(), bias=bias), image()
-    if not bias:
-        with torch.no_grad():
-            net.norm.running_mean.zero_()
-            net.norm.bias.zero_()
+def test_sums_to_what_the_gradient_leaves_over(share: str) -> None:
+    net, x = Spelt(nn.ReLU()), image()
     found = px.explain(net, x, BiasBackpropagation(share=share), target=1)
     assert torch.allclose(found.values.flatten(1).sum(1), left_over(net, x, 1), atol=1e-12)
     assert float(found.facts["completeness_gap"].max()) < 1e-12
-    if bias:
-        assert float(found.values.abs().max()) > 1e-3
-    else:
-        assert float(found.values.abs().max()) < 1e-12
+    assert float(found.values.abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("share", SHARES)
+def test_without_any_bias_there_is_nothing_to_share_out(share: str) -> None:
+    net, x = Spelt(nn.ReLU(), bias=False), image()
+    with torch.no_grad():
+        net.norm.running_mean.zero_()
+        net.norm.bias.zero_()
+    assert float(left_over(net, x, 1).abs().max()) < 1e-12
+    with pytest.raises(NeedError, match=r"must have a bias.*module 'first'"):
+        px.explain(net, x, BiasBackpropagation(share=share), target=1)
+    whole = px.explain(net, x, BiasBackpropagation(share=share, add_gradient=True), target=1).values
+    assert torch.allclose(whole, px.explain(net, x, "gradient-x-input", target=1).values, atol=1e-12)
+    with torch.no_grad():
+        net.norm.running_mean.fill_(0.5)  # a running mean is a bias too
+    found = px.explain(net, x, BiasBackpropagation(share=share), target=1)
+    assert torch.allclose(found.values.flatten(1).sum(1), left_over(net, x, 1), atol=1e-12)
 
 
 def test_with_the_gradient_it_is_the_score() -> None:

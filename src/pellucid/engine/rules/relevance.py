@@ -115,10 +115,16 @@ def _rule(name: str, share: Callable[[Layer, Tensor], tuple[Tensor, Said | None]
     return Rule(name, apply, absorbs="bias")
 
 
-def z_plus(stabiliser: float = 1e-6) -> Rule:
-    """What excites alone: ``z_ij⁺ / Σ z_ij⁺``; for inputs of both signs that is x⁺w⁺ and x⁻w⁻."""
+def z_plus(stabiliser: float = 1e-6, positive: bool = False) -> Rule:
+    """What excites alone: ``z_ij⁺ / Σ z_ij⁺``; for inputs of both signs that is x⁺w⁺ and x⁻w⁻, or refused (`positive`)."""
 
     def share(layer: Layer, relevance: Tensor) -> tuple[Tensor, Said]:
+        if positive and layer.signed:
+            raise InputError(
+                "The z⁺ rule of the domain 'positive' needs values that are not below zero",
+                got=f"values from {float(layer.x.min()):.4g} at {layer.op!r}",
+                hint="domain='real', or 'box' with the bounds low= and high=",
+            )
         up, down = layer.weight.clamp(min=0), layer.weight.clamp(max=0) if layer.signed else None
         s, left = _over(relevance, layer.excites(up, down), stabiliser)
         found = layer.x * layer.back(s, up)
@@ -216,7 +222,7 @@ def z_box(low: Bounds, high: Bounds, stabiliser: float = 1e-6) -> Rule:
         if bool((x < lower).any()) or bool((x > upper).any()):
             raise InputError(
                 "The z-box rule needs inputs between 'low' and 'high'",
-                got=f"values from {float(x.min()):.4g} to {float(x.max()):.4g}",
+                got=f"values from {float(x.min()):.4g} to {float(x.max()):.4g} at {layer.op!r}",
                 hint="the smallest and largest value that a pixel can take after normalisation",
             )
         up, down = split(layer.weight)
