@@ -41,7 +41,9 @@ class BiasBackpropagation(Method):
     weight gets the same share: this alone lets bias through a rectifier that is closed. A closed rectifier's own bias has
     no gradient and counts for nothing.
 
-    A model without any bias is refused, unless the gradient is added. Facts: ``score``; ``bias``, the b of the local line, as S(x) - w·x; ``completeness_gap``, |sum of values - b| (or - S).
+    A model without any bias is refused, unless the gradient is added.
+
+    Facts: ``score``; ``bias``, the b of the local line, as S(x) - w·x; ``completeness_gap``, |sum of values - b| (or - S).
 
     Args:
         share: "proportional", "equal" or "softmax".
