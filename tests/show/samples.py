@@ -104,6 +104,23 @@ def images(word: str = "cat", rows: int = 2) -> Attribution:
     )
 
 
+def effects(word: str = "steep") -> Attribution:
+    """Curves over two columns, of which the second has a value less; two rows that share them."""
+    alike = lambda *lines: torch.tensor(lines).expand(2, 2, 3).clone()  # noqa: E731
+    return Attribution(
+        values=torch.tensor([[-2.0, 0.5], [1.5, -0.5]]),
+        facts={"additive_share": torch.tensor([0.8, 0.8]), "sampling_error": torch.tensor([0.4, 0.4])},
+        parts={
+            "grid": alike([0.0, 1.0, 4.0], [5.0, 7.0, 7.0]),
+            "curve": alike([-2.0, 0.0, 3.0], [0.5, -0.5, -0.5]),
+            "curve_error": alike([0.1, 0.0, 0.4], [0.0, 0.0, 0.0]),
+            "density": alike([0.25, 0.5, 0.25], [0.5, 0.5, 0.0]),
+        },
+        source={"method": "pdp", "settings": {}},
+        context=Context(features=(word, "gentle"), inputs=torch.tensor([[0.0, 5.0], [2.5, 7.0]])),
+    )
+
+
 def forms(word: str = "cat") -> dict[str, Explanation]:
     """A result of every form and shape, with `word` in every field that holds text."""
     names = Context(inputs=noise(2, 3), output=noise(2, 2), classes=(word, word + "2"), features=(word, word, word))
@@ -119,6 +136,7 @@ def forms(word: str = "cat") -> dict[str, Explanation]:
         "tokens": Attribution(values=noise(1, 3, 4), source=source, context=tokens),
         "heat": Attribution(values=noise(2, 4, 5), **text),
         "volume": Attribution(values=noise(2, 2, 3, 4, 5)),
+        "effects": effects(word),
         "overall": Attribution(values=noise(3), **text),
         "several": Attribution(values={word: noise(2, 3), "b": noise(2, 1, 4, 4)}, **text),
         "examples": Examples(

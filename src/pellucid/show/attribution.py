@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pellucid.contract import Attribution
-from pellucid.show import draw, palette
+from pellucid.show import curves, draw, palette
 from pellucid.show.answer import Answer, answers, class_name
 from pellucid.show.facts import UNJUDGED, Verdict, card_of, judged, title_of, verdicts
 from pellucid.show.options import Options
@@ -21,7 +21,12 @@ PHOTOGRAPH = 32
 
 
 def figure(result: Attribution, wanted: Options) -> Figure:
-    """One line of panels for each row: the input where it is known, then a panel for each part of the values."""
+    """One line of panels for each row: the input where it is known, then a panel for each part of the values.
+
+    Curves over columns have a figure of their own.
+    """
+    if curves.has(result):
+        return curves.figure(result, wanted)
     found = parts(result)
     rows = max(part.rows for part in found)
     drawn = min(rows, wanted.rows)
@@ -218,12 +223,15 @@ def account(result: Attribution, wanted: Options) -> Account:
         believed=judged(row_verdicts(result, 0 if rows == 1 else None), rows),
         supports=card.supports if card else (),
         cannot=card.limits if card else (),
+        listing=curves.lines(result) if curves.has(result) else (),
         more="" if told == rows else f"{counted(rows - told, 'more row')} not told here.",
     )
 
 
 def mattered(result: Attribution, row: int, most: int = 3) -> str:
     """Which parts of a row raised and lowered the score most, in words."""
+    if curves.has(result) and (steepest := curves.mattered(result, row, min(most, 3))):
+        return steepest
     told = [_told(part, row, explained(result, row), min(most, 3)) for part in parts(result) if row < part.rows]
     return " ".join(told)
 

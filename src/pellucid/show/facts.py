@@ -169,6 +169,40 @@ def _left_out(value: float, largest: float) -> Verdict:
     return Verdict(NEUTRAL, f"{share} left out", long)
 
 
+def _sampled(value: float, largest: float) -> Verdict:
+    share = value / largest if largest > 0 else 0.0
+    level = GOOD if share <= 0.05 else FAIR if share <= 0.25 else POOR
+    long = (
+        f"Other data of the same kind and size would move the curves by about ± {percent(share)} of the largest value."
+    )
+    return Verdict(level, f"± {percent(share)} from the data's size", long)
+
+
+def _additive(value: float, largest: float) -> Verdict:
+    if value < 0:
+        long = "Added up, the curves are further from the answers over the data than their mean is: don't add them."
+        return Verdict(POOR, "curves do not add up", long)
+    level = GOOD if value >= 0.95 else FAIR if value >= 0.7 else POOR
+    rest = "the rest is columns acting together"
+    long = f"Added up, the curves reproduce {percent(value)} of how the answers vary over the data; {rest}."
+    return Verdict(level, f"curves alone: {percent(value)}", long if value < 1 else long.replace(f"; {rest}", ""))
+
+
+def _extrapolated(value: float, largest: float) -> Verdict:
+    level = GOOD if value <= 0.1 else FAIR if value <= 0.3 else POOR
+    long = f"{percent(value)} of the made-up rows behind the curves are less like the data than real rows are."
+    return Verdict(level, f"{percent(value)} made up off the data", long)
+
+
+def _off_grid(value: float, largest: float) -> Verdict | None:
+    if value <= 1e-6 * (1 + largest):
+        return None
+    level = NEUTRAL if largest <= 0 else GOOD if value <= 0.05 * largest else FAIR if value <= 0.5 * largest else POOR
+    return Verdict(
+        level, f"± {number(value)} between points", f"Between their points the curves are off by about {number(value)}."
+    )
+
+
 def _converged(value: float, largest: float) -> Verdict | None:
     if value >= 0.5:
         return None  # the measured error that was reached says more
@@ -190,6 +224,10 @@ _JUDGES: dict[str, _Judge] = {
     "heldout_fidelity": (_fidelity, torch.min),
     "r_squared": (_local_fit, torch.min),
     "r2": (_local_fit, torch.min),
+    "sampling_error": (_sampled, torch.max),
+    "additive_share": (_additive, torch.min),
+    "extrapolated": (_extrapolated, torch.max),
+    "grid_gap": (_off_grid, torch.max),
     "relative_conservation_loss": (_kept, torch.max),
     **dict.fromkeys(("identity_gap", "root_gap", "decomposition_gap", "telescoping_gap"), (_plain_gap, torch.max)),
 }

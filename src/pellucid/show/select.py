@@ -23,7 +23,7 @@ def only(result: Explanation, row: int) -> Any:
     )
     names: tuple[str, ...] = ()
     if isinstance(result, Attribution):
-        names = ("values", "target", "baseline", "error")
+        names = ("values", "target", "baseline", "error", "parts")
     elif isinstance(result, Examples):
         names = ("items", "weights", "labels")
         same = (
