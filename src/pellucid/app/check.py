@@ -60,7 +60,9 @@ def command(
     found = findings(loaded, rows, place)
     terminal.say(f"{terminal.clean(loaded.name)}\n")
     terminal.say(
-        terminal.table(("access", "", "why"), [(f.question, "yes" if f.holds else "no", f.why) for f in found], wrap=(2,))
+        terminal.table(
+            ("access", "", "why"), [(f.question, "yes" if f.holds else "no", f.why) for f in found], wrap=(2,)
+        )
     )
     return 0 if loaded.subject.module is None else _operations(loaded, rows, rules, place)
 

@@ -178,12 +178,16 @@ class Text(Explanation):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Measure(Explanation):
-    """A measurement of a network, of data or of another method. `better` is "higher", "lower" or "neither"."""
+    """A measurement of a network, of data or of another method. `better` is "higher", "lower" or "neither".
+
+    `parts`, where values were put together from others, such as a curve, holds these by name.
+    """
 
     form: ClassVar[str] = "measure"
     values: Tensor
     better: str = "neither"
     unit: str = ""
+    parts: dict[str, Tensor] = field(default_factory=dict)
 
 
 def forms() -> Mapping[str, type[Explanation]]:

@@ -13,7 +13,7 @@ import pellucid
 from pellucid.contract.errors import InputError, ModelCallError, NeedError, PellucidError
 from pellucid.contract.explanation import Attribution, Context, Explanation, tensors
 from pellucid.contract.method import Method, as_method
-from pellucid.engine import batch, guard
+from pellucid.engine import batch, guard, needs
 from pellucid.engine.ask import Ask
 from pellucid.engine.inputs import Inputs, as_inputs
 from pellucid.engine.place import parse
@@ -109,26 +109,8 @@ def _ask(
     progress: Any,
 ) -> Ask:
     """Everything the caller said, checked before the model runs."""
-    rows, card, module = as_inputs(inputs), method.card, subject.module
-    if module is None and (missing := [n for n in card.needs if n in ("gradient", "layers", "backward rules")]):
-        raise NeedError(
-            f"{card.title} needs {', '.join(missing)}, so the 'model' must be a torch module",
-            got=type(subject.model).__name__,
-            hint="a method that needs predictions alone: `pellucid methods --needs predictions`",
-        )
-    if data is None and ("data" in card.needs or "labels" in card.needs):
-        raise NeedError(
-            f"{card.title} needs examples to learn from",
-            got="data=None",
-            hint="data=X_train, or data=(X_train, y_train)",
-        )
-    if "image" in card.needs and layer is None and any(x.dim() != 4 for x in rows.floats):
-        raise InputError(
-            f"{card.title} needs images: 'inputs' laid out as (rows, channels, height, width)",
-            got=f"shape {tuple(rows.tensors[0].shape)}",
-        )
-    if "table" in card.needs and (not rows.single or rows.tensors[0].dim() != 2):
-        raise InputError(f"{card.title} needs a table: 'inputs' of shape (rows, columns)", got=_shape(rows))
+    rows, card = as_inputs(inputs), method.card
+    needs.check(card, subject, rows, data, layer)
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise InputError("The 'seed' must be an int", got=repr(seed))
     _same_kind(subject, rows)

@@ -61,6 +61,14 @@ class Features:
         own = labels.shape[0] == 1 and labels.numel() == self.count
         return own and torch.equal(labels.flatten(), torch.arange(self.count, device=labels.device))
 
+    def gather(self, values: tuple[Tensor, ...]) -> Tensor:
+        """The sum of each feature's values, (rows, count) in float64; the values that belong to none are left out."""
+        total = torch.zeros(values[0].shape[0], self.count + 1, dtype=torch.float64)
+        for labels, v in zip(self.labels, values, strict=True):
+            number = torch.where(labels == NOWHERE, self.count, labels).expand(v.shape).flatten(1)
+            total.scatter_add_(1, number.cpu(), v.detach().flatten(1).cpu().double())
+        return total[:, : self.count]
+
     def spread(self, figures: Tensor, inputs: Inputs) -> tuple[Tensor, ...]:
         """Every value's share of (rows, count) figures: its feature's figure, and zero where it belongs to none."""
         padded = torch.cat([figures, figures.new_zeros(figures.shape[0], 1)], 1)

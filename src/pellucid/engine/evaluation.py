@@ -1,0 +1,137 @@
+"""What a measurement of another method is: it holds the method, and measures the explanation that this one gives."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from pellucid.contract import Attribution, Explanation, Measure, Method, as_method, tensors
+from pellucid.contract.errors import InputError, MethodError
+from pellucid.engine import coalition, needs
+from pellucid.engine.ask import Ask
+from pellucid.engine.coalition import Game
+from pellucid.engine.inputs import Inputs
+from pellucid.engine.subject import Subject
+
+OWN = "explanation"
+
+
+@dataclass(eq=False)
+class Judged:
+    """A method, the question it was asked, what it answered, and how to ask it again."""
+
+    method: Method
+    subject: Subject
+    ask: Ask
+    result: Explanation
+
+    @cached_property
+    def state(self) -> Any:
+        """What the method fitted."""
+        return self.method.prepare(self.subject, self.ask)
+
+    @property
+    def values(self) -> Any:
+        """The attribution's values."""
+        assert isinstance(self.result, Attribution)
+        return self.result.values
+
+    def again(self, inputs: Inputs, rows: Tensor, seed: int | None = None) -> Explanation:
+        """The method's answer about other inputs, one for each entry of `rows`, whose targets they keep."""
+        asked = self.ask.derived(inputs, rows, passes=inputs.rows)
+        asked = asked if seed is None else replace(asked, seed=seed)
+        found: Explanation = self.method.explain(self.subject, asked, self.state)
+        return found
+
+    def elsewhere(self, model: Any) -> Explanation:
+        """The method's answer about another model, for the same inputs and targets; nothing fitted carries over."""
+        subject = replace_model(self.subject, model)
+        settled, wanted = self.ask.target, self.ask.wanted
+        wanted = settled.index if settled.index is not None else wanted
+        asked = replace(self.ask, subject=subject, wanted=wanted, output=None, _target=None, model_hash="")
+        found: Explanation = self.method.explain(subject, asked, self.method.prepare(subject, asked))
+        return found
+
+
+def replace_model(subject: Subject, model: Any) -> Subject:
+    """The same way of calling, with another model."""
+    return Subject(model, **{k: getattr(subject, k) for k in Subject.__dataclass_fields__ if k != "model"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(Method, abc.ABC):
+    """Base of the measurements of another method, `of`.
+
+    Subclasses say in `wants` which forms they can measure and give `measure`; `check` refuses settings and inputs before
+    any work. `ask.data` is the held method's; a measurement that needs data of its own takes a dict, in which
+    "explanation" is the held method's and the other names, `own`, are the measurement's.
+    """
+
+    of: str | Method = "gradient-x-input"
+
+    wants: ClassVar[tuple[str, ...]] = ("attribution",)
+    own: ClassVar[tuple[str, ...]] = ()
+
+    @abc.abstractmethod
+    def measure(self, subject: Subject, ask: Ask, judged: Judged) -> Measure:
+        """The measurement of what the held method answered."""
+
+    def check(self, ask: Ask, own: Mapping[str, Any]) -> None:
+        """Raise where settings, inputs or the measurement's own data are wrong."""
+
+    def explain(self, subject: Subject, ask: Ask, state: Any) -> Measure:
+        """Explain by the held method, then measure."""
+        held = self.held()
+        own, given = self.split(ask.data)
+        self.check(ask, own)
+        needs.check(held.card, subject, ask.inputs, given, ask.layer)
+        asked = replace(ask, data=given)
+        judged = Judged(held, subject, asked, held.explain(subject, asked, prepared := held.prepare(subject, asked)))
+        judged.state = prepared
+        for name in ("output", "_target", "path"):
+            setattr(ask, name, getattr(asked, name))
+        return self.measure(subject, ask, judged)
+
+    def held(self) -> Method:
+        """The method that is measured, refused where this measurement can't read its form."""
+        found = as_method(self.of)
+        if found.card.form not in self.wants:
+            raise MethodError(
+                f"{self.card.title} measures methods whose form is {' or '.join(self.wants)}",
+                got=f"'{found.card.name}', which gives {found.card.form}",
+            )
+        return found
+
+    def split(self, data: Any) -> tuple[dict[str, Any], Any]:
+        """The measurement's own data by name, and the held method's."""
+        if not self.own or not isinstance(data, Mapping) or not set(data) & {*self.own, OWN}:
+            return {}, data
+        if unknown := sorted(set(data) - {*self.own, OWN}):
+            raise InputError(f"The 'data' must have names among {(*self.own, OWN)}", got=", ".join(unknown))
+        return {k: v for k, v in data.items() if k != OWN}, data.get(OWN)
+
+
+def players(judged: Judged, spec: str | tuple[Any, ...], baseline: float | str = 0.0) -> tuple[Game, Tensor]:
+    """The game of the explained place's features, and each feature's figure (rows, players): the sum of its values."""
+    found = coalition.game(replace(judged.ask, data=None), spec, baseline)
+    parts = tensors(judged.values)
+    if [tuple(p.shape) for p in parts] != [tuple(x.shape) for x in found.held.floats]:
+        raise MethodError(
+            "The attribution must have the shape of the explained place to be measured feature by feature",
+            got=", ".join(str(tuple(p.shape)) for p in parts),
+        )
+    return found, found.features.gather(tuple(parts))
+
+
+def random_order(seed: int, keys: list[bytes], count: int) -> Tensor:
+    """One order of the features for each row, drawn from the seed and the row's content: (rows, count)."""
+    from pellucid.engine import seed as seeds
+
+    orders = [seeds.generator(seed, key, 0).permutation(count) for key in keys]
+    return torch.stack([torch.from_numpy(order) for order in orders])
