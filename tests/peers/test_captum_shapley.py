@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import pellucid as px
-from pellucid.attribution import ShapleyValue
+from pellucid.attribution import ShapleySampling, ShapleyValue
 
 attr = pytest.importorskip("captum.attr")
 CLOSE = {"rtol": 0, "atol": 2e-6}
@@ -36,3 +36,19 @@ def test_exact_values_of_superpixels_equal_captums():
     theirs = attr.ShapleyValues(model).attribute(images, target=1, feature_mask=masks)
     ours = px.explain(model, images, ShapleyValue(), target=1, data={"groups": masks}).values
     torch.testing.assert_close(ours, theirs, **CLOSE)
+
+
+def test_walks_have_less_error_than_captums_at_as_many_forwards():
+    torch.manual_seed(4)
+    model = nn.Sequential(nn.Linear(9, 16), nn.Tanh(), nn.Linear(16, 3)).eval()
+    rows = torch.randn(4, 9)
+    exact = px.explain(model, rows, ShapleyValue(), target=1).values
+    theirs, ours = [], []
+    for seed in range(6):
+        torch.manual_seed(seed)
+        found = attr.ShapleyValueSampling(model).attribute(rows, target=1, n_samples=20, perturbations_per_eval=5)
+        theirs.append((found - exact).square().mean())
+        walked = px.explain(model, rows, ShapleySampling(walks=20), target=1, seed=seed)
+        assert walked.facts["forwards"].max() <= 20 * 9
+        ours.append((walked.values - exact).square().mean())
+    assert sum(ours) < 0.5 * sum(theirs)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import pellucid as px
-from pellucid.attribution import ShapleyValue
+from pellucid.attribution import ShapleySampling, ShapleyValue
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -69,3 +69,22 @@ def test_interactions_of_three_at_a_time_are_another_index_in_shap():
     ours = px.explain(lambda x: x.prod(1), torch.ones(1, 3), method).parts["interactions"][0, 0, 1]
     assert theirs.item() == pytest.approx(1 / 3)
     assert ours.item() == pytest.approx(1 / 2)
+
+
+def rough(model, rows, values, background):
+    """Root mean square error against the exact values."""
+    exact = px.explain(model, rows, ShapleyValue(), data=background).values
+    return (torch.as_tensor(np.asarray(values)) - exact).square().mean().sqrt().item()
+
+
+def test_walks_have_less_than_half_the_error_of_shaps_at_as_many_forwards():
+    model, rows, background = network(10), torch.randn(4, 10), torch.randn(20, 10)
+    masker = shap.maskers.Independent(background.numpy(), max_samples=100)
+    theirs, ours = [], []
+    for seed in range(4):
+        explainer = shap.explainers.Permutation(scores(model), masker, seed=seed)
+        theirs.append(rough(model, rows, explainer(rows.numpy(), max_evals=81, silent=True).values, background))
+        found = px.explain(model, rows, ShapleySampling(walks=160), data=background, seed=seed)
+        assert found.facts["forwards"].max() <= 81 * 20
+        ours.append(rough(model, rows, found.values, background))
+    assert np.mean(ours) < 0.5 * np.mean(theirs)

@@ -116,7 +116,8 @@ class ShapleyValue(Method):
         phi, parts = values_of(worth), {}
         if self.interactions:
             parts["interactions"] = _with_main_effects(interactions_of(worth), phi)
-        return attribution(played, phi, worth[:, -1], worth[:, 0], forwards=worth.shape[1], parts=parts)
+        forwards = worth.shape[1] * played.background
+        return attribution(played, phi, (worth[:, 0], worth[:, -1]), forwards=forwards, parts=parts)
 
 
 def check_cost(played: Game, limit: int) -> None:
@@ -171,20 +172,20 @@ def _with_main_effects(pairs: Tensor, phi: Tensor) -> Tensor:
 def attribution(
     played: Game,
     phi: Tensor,
-    score: Tensor,
-    baseline_score: Tensor,
+    ends: tuple[Tensor, Tensor],
     *,
     forwards: Tensor | int,
     error: Tensor | None = None,
     parts: dict[str, Tensor] | None = None,
     facts: dict[str, Tensor] | None = None,
 ) -> Attribution:
-    """The result of figures (rows, players) with what was measured."""
+    """The result of figures (rows, players) with what was measured; `ends` are the worths of nobody and of all."""
+    nobody, everybody = ends
     told = {
-        "score": score,
-        "baseline_score": baseline_score,
-        "completeness_gap": (phi.sum(1) - (score - baseline_score)).abs(),
-        "forwards": (torch.as_tensor(forwards) * played.background).expand(len(phi)).double(),
+        "score": everybody,
+        "baseline_score": nobody,
+        "completeness_gap": (phi.sum(1) - (everybody - nobody)).abs(),
+        "forwards": torch.as_tensor(forwards).expand(len(phi)).double(),
     }
     told |= {} if error is None else {"standard_error": (error**2).mean(1).sqrt()}
     return Attribution(
