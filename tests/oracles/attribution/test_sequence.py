@@ -185,3 +185,16 @@ def test_planted_keywords_win_and_words_conserve():
             changed[0, t] = 0
             drops.append(float(result.facts["score"][row] - model(changed).detach()[0, 1]))
         assert max(range(5), key=drops.__getitem__) == int(result.values[row, :, 0].argmax())
+
+
+@pytest.mark.parametrize("name", ["lstm", "lstm-two-ways", "gru", "rnn", "encoder"])
+@pytest.mark.parametrize("method", [RecurrentLRP(), "lrp-alpha-beta"])
+def test_frozen_weights_change_nothing(name, method):
+    """Torch multiplies by frozen weights in another way, with the bias apart; it is the bias of the same layer."""
+    model, x = sequence.FLOAT[name](), sequence.sentences(3)
+    want = px.explain(model, x, method, target=1)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    got = px.explain(model, x, method, target=1)
+    assert torch.allclose(got.values, want.values, rtol=1e-8, atol=1e-11)
+    assert torch.allclose(got.facts["absorbed_bias"], want.facts["absorbed_bias"], rtol=1e-8, atol=1e-11)

@@ -40,14 +40,17 @@ def _before(op: Op, leaf: int, readers: Counter[Edge]) -> Op | None:
 
 
 def _fold_bias(op: Op, readers: Counter[Edge]) -> None:
-    """A vector added to a matrix product is its bias: torch spells it so where rows do not lie next to each other."""
+    """A vector added to a matrix product is its bias: torch spells it so where rows do not lie next to each other.
+
+    For frozen weights it takes a product of batches, all with the same weights.
+    """
     if len(op.edges) != 1 or len(op.leaves) != 2:
         return
     (signal,) = op.edges
     bias, before = op.leaves[1 - signal], _before(op, signal, readers)
     while before is not None and before.name in RESHAPES and len(before.edges) == 1:
         before = _before(before, 0, readers)
-    if before is None or before.name != "mm" or set(before.edges) != {0} or before.original is not None:
+    if before is None or before.name not in ("mm", "bmm") or set(before.edges) != {0} or before.original is not None:
         return
     if isinstance(bias, Tensor) and bias.shape == before.outs[0].shape[-1:] == op.outs[0].shape[-1:]:
         before.replace([*before.leaves[:2], bias], [op.outs[0].reshape(before.outs[0].shape)])

@@ -22,8 +22,8 @@ from pellucid.engine.rules.walk import Rule
 
 Bounds = float | Tensor
 
-# The two factors and the bias of each operation that weights can stand in.
-ROLES = {"convolution": (0, 1, 2), "addmm": (1, 2, 0), "mm": (0, 1, 2), "bmm": (0, 1, None), "baddbmm": (1, 2, 0)}
+# The two factors and the bias of each operation that weights can stand in; products alone have one where it was folded.
+ROLES = {"convolution": (0, 1, 2), "addmm": (1, 2, 0), "mm": (0, 1, 2), "bmm": (0, 1, 2), "baddbmm": (1, 2, 0)}
 
 
 def weighted(op: Op) -> bool:
