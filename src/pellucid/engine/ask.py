@@ -78,9 +78,11 @@ class Ask:
     def _names(self, output: Tensor) -> None:
         """Refuse names that can't be those of the classes, before anything is labelled with them."""
         names, shape = self.subject.classes, output.shape
-        if names and self.unit_place is None and len(shape) > 1 and shape[1] > 1 and len(names) != shape[1]:
+        axes = {shape[1], shape[-1]} if len(shape) > 1 else set()  # sequences have their classes along the last axis
+        if names and self.unit_place is None and axes and shape[1] > 1 and len(names) not in axes:
+            counts = " or ".join(map(str, sorted(axes)))
             raise InputError(
-                f"The 'classes' of the Subject must name the model's {shape[1]} outputs", got=f"{len(names)} names"
+                f"The 'classes' of the Subject must name the model's {counts} outputs", got=f"{len(names)} names"
             )
 
     def check_finite(self, output: Tensor, start: int) -> None:

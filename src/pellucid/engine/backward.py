@@ -42,9 +42,18 @@ def once(ask: Ask, table: Callable[[], rules.Table], label: str = "") -> Gradien
     return _run(ask, table, label, None)[0]
 
 
-def share(ask: Ask, table: Callable[[], rules.Table], label: str = "", score: Score | None = None) -> Shared:
-    """The same for a table that shares the score out, with its books. `score` changes what is shared, elementwise."""
-    found, parts = _run(ask, table, label, score)
+def share(
+    ask: Ask,
+    table: Callable[[], rules.Table],
+    label: str = "",
+    score: Score | None = None,
+    places: Sequence[str] | None = None,
+) -> Shared:
+    """The same for a table that shares the score out, with its books. `score` changes what is shared, elementwise.
+
+    `places` are explained together instead of the inputs or the layer, such as the embeddings of two languages.
+    """
+    found, parts = _run(ask, table, label, score, places)
     kinds = dict.fromkeys(entry.kind for ledger, _ in parts for entry in ledger.absorbed)
     rows = [len(ledger.open_rows) for ledger, _ in parts]
     absorbed = {kind: torch.cat([_of_kind(p[0], kind, n) for p, n in zip(parts, rows, strict=True)]) for kind in kinds}
@@ -61,10 +70,17 @@ def share(ask: Ask, table: Callable[[], rules.Table], label: str = "", score: Sc
 Books = tuple[rules.Ledger, list[rules.Row]]
 
 
-def _run(ask: Ask, table: Callable[[], rules.Table], label: str, change: Score | None) -> tuple[Gradient, list[Books]]:
+def _run(
+    ask: Ask,
+    table: Callable[[], rules.Table],
+    label: str,
+    change: Score | None,
+    places: Sequence[str] | None = None,
+) -> tuple[Gradient, list[Books]]:
     module, parts = needs_module(ask.subject, "backward rules"), list[tuple[Gradient, list[Books]]]()
     unit_place = ask.unit_place
-    at, start_at = (None if p is None else str(p) for p in (ask.layer, unit_place))
+    start_at = None if unit_place is None else str(unit_place)
+    at = list(places) if places else None if ask.layer is None else str(ask.layer)
 
     def work(start: int, stop: int) -> tuple[Gradient, list[Books]]:
         rows = ask.inputs.take(torch.arange(start, stop))
@@ -94,7 +110,7 @@ def _run(ask: Ask, table: Callable[[], rules.Table], label: str, change: Score |
         memory=ask.memory,
         cost=(
             module,
-            ("rules", getattr(table, "__name__", ""), label, str(ask.layer), start_at, shape_key(ask.inputs)),
+            ("rules", getattr(table, "__name__", ""), label, str(at), start_at, shape_key(ask.inputs)),
         ),
         device=ask.inputs.device,
         progress=ask.progress,

@@ -106,6 +106,33 @@ def visit(
     return result
 
 
+def embeddings(run: Callable[[], Any], model: nn.Module, inputs: Sequence[Tensor]) -> list[str]:
+    """For each input the call of an `nn.Embedding` that it enters as it is, by name, or "" where there is none."""
+    names: dict[nn.Module, str] = {}
+    calls: list[tuple[nn.Module, Tensor]] = []
+    handles = []
+    try:
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Embedding):
+                names[module] = name
+                handles.append(module.register_forward_hook(lambda m, args, out: calls.append((m, args[0]))))
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    counted: dict[nn.Module, int] = {}
+    free = []
+    for module, ids in calls:
+        counted[module] = counted.get(module, 0) + 1
+        free.append((f"{names[module]}#{counted[module]}", ids))
+    found = []
+    for x in inputs:
+        fits = next((call for call in free if call[1].dtype == x.dtype and torch.equal(call[1], x)), None)
+        found.append("" if fits is None else fits[0])
+        free = [call for call in free if call is not fits]
+    return found
+
+
 class _Watch:
     """The hooks of one pass: they count calls and act at the places asked for."""
 

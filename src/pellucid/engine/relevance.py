@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pellucid.contract import Attribution
 from pellucid.engine.ask import Ask
-from pellucid.engine.backward import Score, share
+from pellucid.engine.backward import Score, Shared, share
 from pellucid.engine.decomposition import wrap
 from pellucid.engine.rules import Table
 
@@ -32,6 +32,16 @@ def relevance(
     smallest one of each row to the facts.
     """
     shared = share(ask, table, label, score)
+    found, measured = shared.found, books(shared)
+    values = tuple(g if form is None else form(g) for g in found.grads)
+    source: dict[str, Any] = {"ledger": shared.ledger, "rules": shared.rules}
+    if denominators:
+        measured["smallest_denominator"] = shared.least
+    return Attribution(values=wrap(ask, values), facts=measured, source=source)
+
+
+def books(shared: Shared) -> dict[str, Tensor]:
+    """What came and what was kept, by row: score = relevance_sum + everything absorbed."""
     found = shared.found
     total = torch.stack([g.flatten(1).double().sum(1).cpu() for g in found.grads]).sum(0)
     start = found.score.double().cpu()
@@ -40,7 +50,7 @@ def relevance(
     absorbed["elsewhere"] = torch.stack(other).sum(0) if other else torch.zeros_like(total)
     size = torch.stack([start.abs(), total.abs(), *(amount.abs() for amount in absorbed.values())]).amax(0)
     within = torch.finfo(found.score.dtype).eps ** 0.5 / 10 * size
-    measured = {
+    return {
         "score": start,
         "relevance_sum": total,
         "conservation_gap": (start - total).abs(),
@@ -48,8 +58,3 @@ def relevance(
         **{f"absorbed_{kind}": amount for kind, amount in absorbed.items()},
         "ledger_gap": shared.leaks.abs(),
     }
-    values = tuple(g if form is None else form(g) for g in found.grads)
-    source: dict[str, Any] = {"ledger": shared.ledger, "rules": shared.rules}
-    if denominators:
-        measured["smallest_denominator"] = shared.least
-    return Attribution(values=wrap(ask, values), facts=measured, source=source)

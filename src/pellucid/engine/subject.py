@@ -87,9 +87,13 @@ class Subject:
         """The explained output, (N, ...), checked."""
         return self.select(self.raw(inputs), inputs)
 
+    def pick(self, raw: Any) -> Any:
+        """The part of what the model returned that `output` names, as it is."""
+        return _pick(raw, self.output)
+
     def select(self, raw: Any, inputs: Inputs) -> Tensor:
         """The tensor to explain out of whatever the model returned."""
-        value = _pick(raw, self.output)
+        value = self.pick(raw)
         if not isinstance(value, Tensor):
             value = _tensor(value, inputs)
         if not value.is_floating_point():

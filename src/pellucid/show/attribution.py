@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pellucid.contract import Attribution
-from pellucid.show import curves, draw, palette
+from pellucid.show import curves, draw, matrix, palette
 from pellucid.show.answer import Answer, answers, class_name
 from pellucid.show.facts import UNJUDGED, Verdict, card_of, judged, title_of, verdicts
 from pellucid.show.options import Options
@@ -48,6 +48,8 @@ def _size(part: Part, wanted: Options) -> tuple[float, float]:
         return (6.0 if part.inputs is not None else 3.4), 2.9
     if part.kind in ("table", "overall"):
         return 6.4, 1.0 + 0.24 * min(wanted.features, len(part.heat(0)))
+    if part.kind == "matrix":
+        return matrix.size(part)
     if part.kind == "tokens":
         return 7.0, 0.95 + 0.34 * _lines(part, 0)
     return 6.4, 2.1
@@ -182,7 +184,18 @@ def _strip(place: Any, result: Attribution, part: Part, row: int, head: Answer, 
     draw.foot(place, by.note)
 
 
-_PANELS = {"image": _image, "table": _bars, "overall": _bars, "tokens": _tokens, "heat": _strip}
+def _matrix(place: Any, result: Attribution, part: Part, row: int, head: Answer, name: str, wanted: Options) -> None:
+    matrix.panel(place, result, part, row, wanted)
+
+
+_PANELS = {
+    "image": _image,
+    "table": _bars,
+    "overall": _bars,
+    "tokens": _tokens,
+    "matrix": _matrix,
+    "heat": _strip,
+}
 
 
 def explained(result: Attribution, row: int) -> str:
@@ -232,7 +245,13 @@ def mattered(result: Attribution, row: int, most: int = 3) -> str:
     """Which parts of a row raised and lowered the score most, in words."""
     if curves.has(result) and (steepest := curves.mattered(result, row, min(most, 3))):
         return steepest
-    told = [_told(part, row, explained(result, row), min(most, 3)) for part in parts(result) if row < part.rows]
+    told = [
+        matrix.told(part, row, result.context.classes, most)
+        if part.kind == "matrix"
+        else _told(part, row, explained(result, row), min(most, 3))
+        for part in parts(result)
+        if row < part.rows
+    ]
     return " ".join(told)
 
 

@@ -23,8 +23,8 @@ PADDING = "<pad>"
 class Part:
     """The values of one input, (N, ...) on the CPU, with the input where it is known.
 
-    `kind` is "image", "tokens", "table", "heat" or "overall", which has values of features and no rows. `names` are those
-    of positions, `vocabulary` those of token numbers.
+    `kind` is "image", "tokens", "table", "heat", "overall", which has values of features and no rows, or "matrix", which
+    has values for each of several `words` of a row. `names` are those of positions, `vocabulary` those of token numbers.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Part:
     names: tuple[str, ...] = ()
     vocabulary: tuple[str, ...] = ()
     signed: bool = True
+    words: tuple[tuple[int, ...], ...] = ()
 
     @property
     def rows(self) -> int:
@@ -57,10 +58,12 @@ class Part:
     def label(self, position: int, row: int) -> str:
         """The name of a feature or token, with its input value where that is known."""
         given = self.names[position] if position < len(self.names) else ""
-        if self.kind == "tokens":
-            number = int(self.inputs[row, position]) if self.inputs is not None else -1
+        if self.kind in ("tokens", "matrix"):
+            ids = self.inputs
+            known = ids is not None and not ids.is_floating_point() and ids.dim() == 2
+            number = int(ids[row, position]) if ids is not None and known else -1
             word = self.vocabulary[number] if 0 <= number < len(self.vocabulary) else ""
-            return given or word or (f"#{number}" if self.inputs is not None else f"token {position + 1}")
+            return given or word or (f"#{number}" if known else f"token {position + 1}")
         return given or f"{'unit' if self.inputs is None else 'input'} {position}"
 
     def length(self, row: int) -> int:
@@ -82,14 +85,17 @@ def parts(result: Attribution) -> list[Part]:
     """The parts of a result: one for each tensor of values."""
     inputs, features = _named(result.context.inputs), tuple(map(clean, result.context.features))
     signed = not (_sized(result.source.get("settings", {})) and _never_negative(result.values))
-    found = []
+    found: list[Part] = []
     for name, value in _named(result.values).items():
         value = value.detach().cpu()
         given = _matching(value, inputs, name, layer=result.source.get("layer"))
-        kind = _kind(value, given)
+        words = _words(result.source.get("explained_words"), value)
+        kind = "matrix" if words else _kind(value, given)
         columns = value.shape[0] if kind == "overall" else value.shape[1] if value.dim() > 1 else 0
         names = features if len(features) == columns and kind in ("table", "tokens", "overall") else ()
-        words = features if kind == "tokens" and not names and _spelt(inputs, len(features)) else ()
+        spelt = not names and kind in ("tokens", "matrix") and _spelt(inputs, len(features))
+        if kind == "matrix" and not found and not spelt and len(features) == columns:
+            names = features  # of what was read first; what was written has names of its own
         found.append(
             Part(
                 name=clean(name),
@@ -97,11 +103,21 @@ def parts(result: Attribution) -> list[Part]:
                 inputs=given,
                 kind=kind,
                 names=names,
-                vocabulary=words,
+                vocabulary=features if spelt else (),
                 signed=signed,
+                words=words,
             )
         )
     return found
+
+
+def _words(given: Any, value: Tensor) -> tuple[tuple[int, ...], ...]:
+    """The words that a row's last axis stands for, where the source tells them. Files may hold anything."""
+    if value.dim() != 3 or not isinstance(given, list) or len(given) != value.shape[0]:
+        return ()
+    if not all(isinstance(row, list) and len(row) == value.shape[2] for row in given):
+        return ()
+    return tuple(map(tuple, given)) if all(type(w) is int for row in given for w in row) else ()
 
 
 def _spelt(inputs: Mapping[str, Tensor], words: int) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pellucid.contract import Attribution, Context, Examples, Explanation
 
-BY_ROW = ("hierarchy", "polytope")  # entries of `source` that hold one item per row
+BY_ROW = ("hierarchy", "polytope", "explained_words")  # entries of `source` that hold one item per row
 
 
 def only(result: Explanation, row: int) -> Any:

@@ -50,9 +50,7 @@ def sum_sharing(stabiliser: float, factor: float) -> Rule:
     """Summands by their part; `factor` of what constants and stabiliser would keep goes to the summands by their size."""
 
     def apply(op: Op, grads: list[Any]) -> dict[Any, Any]:
-        relevance, z, parts = grads[0], op.outs[0], {i: v for i, v in parts_of(op).items() if i in op.edges}
-        moving = {i: part for i, part in parts.items() if not _gated_constant(op.producers.get(i))}
-        parts = moving or parts
+        relevance, z, parts = grads[0], op.outs[0], moving_parts(op)
         s = ratio(relevance, z, stabiliser)
         left = relevance - s * sum(parts.values())
         size = sum(part.abs() for part in parts.values()).expand_as(z)  # type: ignore[union-attr]
@@ -64,6 +62,12 @@ def sum_sharing(stabiliser: float, factor: float) -> Rule:
         return found
 
     return Rule(f"parts, bias × {factor:g}", apply, absorbs="bias")
+
+
+def moving_parts(op: Op) -> dict[int, Tensor]:
+    """The summands that relevance can go to: all but constants, gated ones included."""
+    parts = {i: v for i, v in parts_of(op).items() if i in op.edges}
+    return {i: part for i, part in parts.items() if not _gated_constant(op.producers.get(i))} or parts
 
 
 def _gated_constant(op: Op | None) -> bool:
