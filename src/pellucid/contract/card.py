@@ -20,6 +20,7 @@ NEEDS = {
     "spatial layer": "a layer whose values are laid out as rows, channels, height, width",
     "pooled head": "global average pooling and one linear layer between the feature map and the scores",
     "separate head": "a layer that everything passes through on its way to the scores",
+    "Fisher vectors": "a `FisherVectors` pipeline as the model",
     "image": "inputs laid out as rows, channels, height, width",
     "table": "inputs laid out as rows, columns",
     "data": "examples given as data=",

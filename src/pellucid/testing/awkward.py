@@ -46,6 +46,7 @@ class Fixture:
         hidden: a place inside, for methods that explain or read one.
         spatial: a place laid out as rows, channels, height, width.
         classes: how many scores a row has; methods that compare classes may refuse one alone.
+        only: a need; the fixture is for the methods whose card has it alone.
         expect: "works", or the error that every method must raise.
         note: the mistake it catches.
     """
@@ -58,6 +59,7 @@ class Fixture:
     hidden: str | None = None
     spatial: str | None = None
     classes: int = n.CLASSES
+    only: str = ""
     expect: str | type[Exception] = "works"
     note: str = ""
 
@@ -354,6 +356,14 @@ def _make() -> tuple[Fixture, ...]:
             build=lambda: _eval(n.Changed(lambda y: y.tanh().sum(1))),
             hidden="body.2",
             note="one number per row, and no class axis",
+        ),
+        Fixture(
+            name="fisher-vectors",
+            build=lambda: _eval(n.fisher_vectors()),
+            inputs=IMAGE,
+            kind="image",
+            only="Fisher vectors",
+            note="no network: statistics of patches, and a linear layer",
         ),
         Fixture(
             name="double",

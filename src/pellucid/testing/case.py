@@ -113,7 +113,7 @@ class Case:
             found.add(fixture.expect)
         if "backward rules" in card.needs:
             found |= {UnsupportedOperation, NeedError}
-        if {"pooled head", "separate head"} & set(card.needs):
+        if {"pooled head", "separate head", "Fisher vectors"} & set(card.needs):
             found.add(NeedError)
         if fixture.classes == 1:
             found |= {NeedError, TargetError}

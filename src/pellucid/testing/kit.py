@@ -131,7 +131,12 @@ class Trial:
         self.method = trial(method)
         chosen: Iterable[Fixture | str] = awkward.fixtures() if fixtures is None else fixtures
         found = [awkward.fixture(f) if isinstance(f, str) else f for f in chosen]
-        kept = [f for f in found if fixtures is not None or not quick or f.name in QUICK]
+        needs = self.method.card.needs
+        kept = [
+            f
+            for f in found
+            if fixtures is not None or ((not f.only or f.only in needs) and (not quick or f.only or f.name in QUICK))
+        ]
         self.cases = {f.name: Case(method=self.method, fixture=f, verb=verb) for f in kept}
         self.states: dict[str, str] = {}
 

@@ -227,3 +227,13 @@ class Raises(nn.Module):
         if self.calls >= self.call:
             raise Planted(f"planted at call {self.call}")
         return self.body(x)
+
+
+def fisher_vectors() -> nn.Module:
+    """A classifier by the statistics of patches, with fixed statistics."""
+    from pellucid.attribution.fisher_vectors import FisherVectors
+
+    private, size = torch.Generator().manual_seed(5), 9 * CHANNELS
+    means, projection = torch.randn(2, 3, generator=private), torch.randn(size, 3, generator=private) / size**0.5
+    weights, variances = torch.tensor([0.25, 0.75]), 0.5 + torch.rand(2, 3, generator=private)
+    return FisherVectors(weights, means, variances, CLASSES, patch=3, stride=2, projection=projection)

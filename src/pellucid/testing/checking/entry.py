@@ -73,4 +73,4 @@ def checks() -> Mapping[str, Check]:
 
 def needs_module(card: Card) -> bool:
     """Whether the method needs more of the model than its answers."""
-    return bool({"gradient", "layers", "backward rules", "spatial layer"} & set(card.needs))
+    return bool({"gradient", "layers", "backward rules", "spatial layer", "Fisher vectors"} & set(card.needs))
