@@ -301,7 +301,7 @@ LEFT_OUT = {
     "Fisher vectors (lrp-fisher-vectors)": "figure to come",
     "Words and sequences (lrp-lstm, lrp-text-cnn, lrp-nmt, murdoch-szlam-lstm-decomposition, omission-score, "
     "word-gradient-saliency, representation-erasure)": "figure to come",
-    "Learnt masks (meaningful-perturbation)": "figure to come",
+    "Learnt masks (meaningful-perturbation, real-time-image-saliency)": "figure to come",
 }
 
 
