@@ -298,6 +298,7 @@ LEFT_OUT = {
     "Information (information-bottleneck-attribution, readout-bottleneck, l2x, "
     "information-based-measure-nlp)": "figure to come",
     "Shapley values (shapley-value, shapley-sampling, kernel-shap)": "figure to come",
+    "Reconstructions (registration-reconstruction-explanation)": "figure to come",
     "Fisher vectors (lrp-fisher-vectors)": "figure to come",
     "Words and sequences (lrp-lstm, lrp-text-cnn, lrp-nmt, murdoch-szlam-lstm-decomposition, omission-score, "
     "word-gradient-saliency, representation-erasure)": "figure to come",
