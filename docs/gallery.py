@@ -289,7 +289,7 @@ def tree() -> tuple[Figure, str]:
 
 LEFT_OUT = {
     "Surrogates (lime)": "figure to come",
-    "Effects of columns (pdp, ice, accumulated-local-effects)": "figure to come",
+    "Effects of columns (pdp, ice, accumulated-local-effects, sobol-indices, functional-anova)": "figure to come",
     "Attention (attention-weight-heatmap, attention-rollout, generic-attention-relevance, "
     "attention-relevance-propagation)": (
         "the zoo has no trained transformer, and the attention of an untrained one shows nothing about a decision"

@@ -121,6 +121,22 @@ def effects(word: str = "steep") -> Attribution:
     )
 
 
+def variance(word: str = "wide") -> Attribution:
+    """Shares of a variance over three columns, two rows of one score and one of another."""
+    total, first = [[0.5, 0.7, 0.1]] * 2 + [[0.0, 1.0, 0.0]], [[0.2, 0.5, 0.0]] * 2 + [[0.0, 1.0, 0.0]]
+    pair = torch.zeros(3, 3, 3)
+    pair[:2, 0, 1] = pair[:2, 1, 0] = 0.2
+    return Attribution(
+        values=torch.tensor(total),
+        error=torch.full((3, 3), 0.01),
+        target=torch.tensor([0, 0, 1]),
+        facts={"standard_error": torch.full((3,), 0.01), "correlation": torch.full((3,), 0.6)},
+        parts={"first": torch.tensor(first), "pair": pair, "pair_error": torch.full((3, 3, 3), 0.001)},
+        source={"method": "sobol-indices", "settings": {}},
+        context=Context(features=(word, "b", "c"), classes=("yes", "no")),
+    )
+
+
 def forms(word: str = "cat") -> dict[str, Explanation]:
     """A result of every form and shape, with `word` in every field that holds text."""
     names = Context(inputs=noise(2, 3), output=noise(2, 2), classes=(word, word + "2"), features=(word, word, word))
@@ -137,6 +153,7 @@ def forms(word: str = "cat") -> dict[str, Explanation]:
         "heat": Attribution(values=noise(2, 4, 5), **text),
         "volume": Attribution(values=noise(2, 2, 3, 4, 5)),
         "effects": effects(word),
+        "variance": variance(word),
         "overall": Attribution(values=noise(3), **text),
         "several": Attribution(values={word: noise(2, 3), "b": noise(2, 1, 4, 4)}, **text),
         "examples": Examples(

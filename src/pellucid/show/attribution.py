@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pellucid.contract import Attribution
 from pellucid.show import curves, draw, matrix, palette
+from pellucid.show import curves, draw, palette, shares
 from pellucid.show.answer import Answer, answers, class_name
 from pellucid.show.facts import UNJUDGED, Verdict, card_of, judged, title_of, verdicts
 from pellucid.show.options import Options
@@ -23,8 +24,10 @@ PHOTOGRAPH = 32
 def figure(result: Attribution, wanted: Options) -> Figure:
     """One line of panels for each row: the input where it is known, then a panel for each part of the values.
 
-    Curves over columns have a figure of their own.
+    Shares of a variance and curves over columns have figures of their own.
     """
+    if shares.has(result):
+        return shares.figure(result, wanted)
     if curves.has(result):
         return curves.figure(result, wanted)
     found = parts(result)
@@ -243,6 +246,8 @@ def account(result: Attribution, wanted: Options) -> Account:
 
 def mattered(result: Attribution, row: int, most: int = 3) -> str:
     """Which parts of a row raised and lowered the score most, in words."""
+    if shares.has(result):
+        return shares.mattered(result, row, min(most, 3))
     if curves.has(result) and (steepest := curves.mattered(result, row, min(most, 3))):
         return steepest
     told = [

@@ -203,6 +203,12 @@ def _off_grid(value: float, largest: float) -> Verdict | None:
     )
 
 
+def _independent(value: float, largest: float) -> Verdict | None:
+    level = GOOD if value <= 0.2 else FAIR if value <= 0.5 else POOR
+    long = f"Columns are drawn as if they were independent; in the data, two of them correlate by {number(value, 2)}."
+    return Verdict(level, f"correlation {number(value, 2)} ignored", long)
+
+
 def _converged(value: float, largest: float) -> Verdict | None:
     if value >= 0.5:
         return None  # the measured error that was reached says more
@@ -225,6 +231,7 @@ _JUDGES: dict[str, _Judge] = {
     "r_squared": (_local_fit, torch.min),
     "r2": (_local_fit, torch.min),
     "sampling_error": (_sampled, torch.max),
+    "correlation": (_independent, torch.max),
     "additive_share": (_additive, torch.min),
     "extrapolated": (_extrapolated, torch.max),
     "grid_gap": (_off_grid, torch.max),
