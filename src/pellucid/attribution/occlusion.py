@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -12,14 +12,13 @@ from torch import Tensor
 
 from pellucid.contract import Attribution, Card, Method
 from pellucid.contract.errors import InputError
-from pellucid.engine import Ask, Subject, feature, fill, score
+from pellucid.engine import Ask, Subject, feature, fill, perturb
 from pellucid.engine.inputs import Inputs
 from pellucid.engine.target import Target
 
 __all__ = ["FeatureAblation", "Occlusion"]
 
 Sizes = int | tuple[Any, ...] | None
-Masks = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
 PARTS = 8
 NO_CLASS = -1
 TAXONOMY = {
@@ -52,7 +51,7 @@ class Occlusion(Method):
         baseline: what fills the window: a number, or "zero", "mean", "blur", "min", "max"; a tuple of them averages
             over fills. ``data=`` gives the fill itself. With ``layer=``, all this is about the layer's values.
 
-    Cost: one forward per window, and one.
+    Cost: one forward per window, and one; where a window changes little inside a convolutional network, that part alone.
     Known failure: parts that can stand in for each other both get nothing, since the network still sees the other one;
     a window may be an object of its own to the network; results depend on window, stride and fill.
     Source: Zeiler & Fergus 2014, §4.2 of arXiv 1311.2901 (who show the probability itself instead of its drop).
@@ -130,7 +129,7 @@ class FeatureAblation(Method):
             features as well, equal numbers together, negative ones never replaced. With ``layer=``, all this is about
             the layer's values.
 
-    Cost: one forward per feature, and one.
+    Cost: one forward per feature, and one; where it changes little inside a convolutional network, that part alone.
     Known failure: features that can stand in for each other both get nothing; a mixture of features that never occurs
     together may puzzle the network.
     Source: Robnik-Šikonja & Kononenko 2008, the difference of predictions with and without a feature; here it is
@@ -314,32 +313,23 @@ class _Watched(Target):
         return torch.stack([score.cpu().double(), winner.cpu().double()], 1)
 
 
-def _drops(ask: Ask, held: Inputs, masks: Masks, count: int, fills: list[tuple[Tensor, ...]], label: str) -> _Seen:
+def _drops(
+    ask: Ask, held: Inputs, masks: perturb.Masks, count: int, fills: list[tuple[Tensor, ...]], label: str
+) -> _Seen:
     """Score minus score under each of `count` masks, for every fill.
 
-    The row as it is goes through the same sweep as its last job, so that rounding is the same on both sides of the
-    difference.
+    The row as it is goes through the same sweep as its last job.
     """
-    jobs, target = count * len(fills), ask.target
+    parts, target = perturb.Parts(held, masks, count, fills), ask.target
+    jobs = parts.jobs
     answers = torch.empty(held.rows, jobs + 1, 2, dtype=torch.float64)
-    stacked = [torch.stack(b) for b in zip(*fills, strict=True)] if len(fills) > 1 else []
     watched = _Watched(target.index, target.function, target.place, target.name)
-
-    def points(rows: Tensor, which: Tensor) -> tuple[Tensor, ...]:
-        inside = masks(rows, torch.where(which < jobs, which % count, count))
-        if len(fills) == 1:
-            return tuple(fill.put(x, b, rows, m) for x, b, m in zip(held.floats, fills[0], inside, strict=True))
-        filled = (which // count).clamp(max=len(fills) - 1)
-        return tuple(
-            torch.where(m, b[filled.to(x.device), rows.to(x.device)], x[rows.to(x.device)])
-            for x, b, m in zip(held.floats, stacked, inside, strict=True)
-        )
 
     def fold(rows: Tensor, which: Tensor, found: Tensor) -> None:
         answers[rows, which] = found
 
     asked = replace(ask, _target=watched)
-    score.sweep(asked, jobs + 1, points, fold, label=label)
+    perturb.sweep(asked, parts, fold, label=label)
     ask.path = asked.path
     changed = answers[:, :jobs].reshape(held.rows, len(fills), count, 2)
     clean = answers[:, jobs]

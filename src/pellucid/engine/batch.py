@@ -121,16 +121,18 @@ def run(
     device: torch.device,
     progress: Progress | None = None,
     label: str = "",
+    size: tuple[int, int] | None = None,
 ) -> None:
     """Do jobs 0..jobs-1 in chunks: `work(start, stop)` computes, `fold` takes the result in order.
 
     The bytes of one job are measured once per `cost` key, and the job is then done again in its chunk: numbers depend in
     their last bits on what they are computed beside, and the first call must give the same bits as the next. When memory
-    runs out all the same, the chunk is halved and done again. So `work` must have no effect of its own.
+    runs out all the same, the chunk is halved and done again. So `work` must have no effect of its own. `size` says what
+    one job takes, in all and in its largest tensor, where that is known; then nothing is measured.
     """
     done = 0
     with (progress or Progress()).bar(jobs, label) as tell:
-        size = _known(cost)
+        size = size or _known(cost)
         if size is None:
             with _measure(device) as meter:
                 result = work(0, 1)

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from pellucid.contract.errors import InputError, LayerError, PellucidError
 from pellucid.engine.plan import check
-from pellucid.engine.plan.fuse import between, compile_steps, normalise, simplify
+from pellucid.engine.plan.fuse import between, compile_steps, normalise, pruned, simplify
 from pellucid.engine.plan.program import Program
 from pellucid.engine.plan.stem import Stem, stem_of
 from pellucid.engine.plan.trace import Refused, Traced, trace
@@ -63,6 +63,7 @@ class Plan:
         self._below: Program | None = None
         self._above: Program | None = None
         self._stem: Stem | None = None
+        self._graph: Traced | None = None
 
     def __call__(self, *inputs: Tensor) -> Any:
         """The model's output. Differentiable to the inputs for `kind="gradient"`, unless the plan is cut."""
@@ -105,6 +106,18 @@ class Plan:
     def stem(self) -> Stem | None:
         """The first affine step on the input apart from the rest, where the network begins with one."""
         return self._stem
+
+    @property
+    def graph(self) -> Traced | None:
+        """The steps of a forward plan, or of its part above the cut; None where a step writes in place.
+
+        They hold while the model stays as it is: `check` says so.
+        """
+        return self._graph
+
+    def check(self) -> None:
+        """Raise `PlanExpired` where the model changed since the plan was made."""
+        self._check(())
 
     def _check(self, inputs: tuple[Tensor, ...]) -> None:
         if not self._watch.same(values=False):
@@ -256,6 +269,7 @@ def _fill(plan: Plan, traced: Traced, pure: bool, batch: int, *, quick: bool, co
         simplify(whole, pure=pure, quick=quick)
         plan._stem = stem_of(whole, batch, compiled=compiled) if gradient and pure else None
         plan._whole = program(whole, gradient)
+        plan._graph = None if gradient or not pure else pruned(whole)
         return
     if not pure:
         raise Refused("a cut network must have no in-place step left")
@@ -269,3 +283,4 @@ def _fill(plan: Plan, traced: Traced, pure: bool, batch: int, *, quick: bool, co
         simplify(part, pure=pure, quick=quick)
     # No gradient goes below the cut.
     plan._below, plan._above = program(below, gradient=False), program(above, gradient)
+    plan._graph = None if gradient else pruned(above)

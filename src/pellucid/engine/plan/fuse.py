@@ -109,6 +109,14 @@ def between(traced: Traced, start: fx.Node | None = None, end: fx.Node | None = 
     return Traced(graph, traced.modules, traced.constants)
 
 
+def pruned(traced: Traced) -> Traced:
+    """The same graph with the modules and constants that it uses alone, so that nothing else is kept alive."""
+    nodes = list(traced.graph.nodes)
+    modules = {str(node.target): traced.modules[str(node.target)] for node in nodes if node.op == "call_module"}
+    constants = {str(node.target): traced.constants[str(node.target)] for node in nodes if node.op == "get_attr"}
+    return Traced(traced.graph, modules, constants)
+
+
 def drop_identities(traced: Traced) -> None:
     """Evaluation dropout and identity return their input itself."""
     for node in list(traced.graph.nodes):

@@ -10,6 +10,7 @@ The calls are internal to torch: whoever uses them compares the result with the 
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -29,14 +30,21 @@ class Packed:
     """A channels-last float32 convolution with an optional sum and ReLU, forward only."""
 
     __name__ = "convolution"
-    __slots__ = ("bias", "dilation", "groups", "padding", "post", "stride", "weight")
+    __slots__ = ("bias", "dilation", "groups", "kernel", "padding", "post", "stride", "weight", "work")
 
     def __init__(self, step: Affine, shape: tuple[int, ...]) -> None:
         self.bias, self.stride, self.padding = step.bias, step.stride, step.padding
         self.dilation, self.groups = step.dilation, step.groups
+        self.kernel, self.work = tuple(step.weight.shape[2:]), step.weight.numel()
         self.post = "relu" if step.relu else "none"
         packed = step.weight.to_mkldnn()
         self.weight = _reorder(packed, self.padding, self.stride, self.dilation, self.groups, shape)
+
+    def unpadded(self) -> Packed:
+        """The same on inputs that hold their padding already, with the same weights."""
+        twin = copy.copy(self)
+        twin.padding = (0, 0)
+        return twin
 
     def __call__(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)

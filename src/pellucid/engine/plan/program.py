@@ -26,13 +26,13 @@ class Program:
         self.size = len(nodes)
         self.inputs = [slots[node] for node in nodes if node.op == "placeholder"]
         self.constants = [(slots[node], traced.constants[node.target]) for node in nodes if node.op == "get_attr"]
-        self.output: Call = _gather(nodes[-1].args[0], slots)
+        self.output: Call = gather(nodes[-1].args[0], slots)
         self.steps: list[tuple[Call, int, list[int]]] = []
         for node in nodes:
             if node.op in ("call_function", "call_method", "call_module"):
                 dead = [slots[source] for source in node.all_input_nodes if last[source] is node]
                 dead += [] if node.users else [slots[node]]
-                self.steps.append((_call(node, traced, slots), slots[node], dead))
+                self.steps.append((call_of(node, traced, slots), slots[node], dead))
 
     def __call__(self, *inputs: Tensor) -> Any:
         values: list[Any] = [None] * self.size
@@ -48,7 +48,7 @@ class Program:
         return self.output(values)
 
 
-def _call(node: fx.Node, traced: Traced, slots: dict[fx.Node, int]) -> Call:
+def call_of(node: fx.Node, traced: Traced, slots: dict[fx.Node, int]) -> Call:
     """One step: fetch the arguments, apply."""
     function: Callable[..., Any]
     if node.op == "call_module":
@@ -64,7 +64,7 @@ def _call(node: fx.Node, traced: Traced, slots: dict[fx.Node, int]) -> Call:
             only = positions[0]
             return lambda values: function(values[only])
         return lambda values: function(*[values[index] for index in positions])
-    arguments = _gather((node.args, node.kwargs), slots)
+    arguments = gather((node.args, node.kwargs), slots)
 
     def apply(values: list[Any]) -> Any:
         args, kwargs = arguments(values)
@@ -77,20 +77,20 @@ def _method(name: str) -> Callable[..., Any]:
     return lambda value, *args, **kwargs: operator.methodcaller(name, *args, **kwargs)(value)
 
 
-def _gather(pattern: Any, slots: dict[fx.Node, int]) -> Call:
+def gather(pattern: Any, slots: dict[fx.Node, int]) -> Call:
     """The pattern of values, with the slots filled in."""
     if isinstance(pattern, fx.Node):
         slot = slots[pattern]
         return lambda values: values[slot]
     if type(pattern) is slice:
-        parts = [_gather(item, slots) for item in (pattern.start, pattern.stop, pattern.step)]
+        parts = [gather(item, slots) for item in (pattern.start, pattern.stop, pattern.step)]
         return lambda values: slice(*[part(values) for part in parts])
     if isinstance(pattern, (tuple, list)) and not hasattr(pattern, "_fields"):
-        items = [_gather(item, slots) for item in pattern]
+        items = [gather(item, slots) for item in pattern]
         kind = tuple if isinstance(pattern, tuple) else list
         return lambda values: kind([item(values) for item in items])
     if isinstance(pattern, dict):
-        entries = [(key, _gather(item, slots)) for key, item in pattern.items()]
+        entries = [(key, gather(item, slots)) for key, item in pattern.items()]
         return lambda values: {key: item(values) for key, item in entries}
     if _constant(pattern):
         return lambda values: pattern
