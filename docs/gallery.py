@@ -288,6 +288,7 @@ def tree() -> tuple[Figure, str]:
 
 
 LEFT_OUT = {
+    "Prediction differences (prediction-decomposition)": "figure to come",
     "Surrogates (lime)": "figure to come",
     "Effects of columns (pdp, ice, accumulated-local-effects, sobol-indices, functional-anova)": "figure to come",
     "Attention (attention-weight-heatmap, attention-rollout, generic-attention-relevance, "

@@ -154,7 +154,7 @@ def _same_kind(subject: Subject, rows: Inputs) -> None:
 def _names_fit(subject: Subject, rows: Inputs) -> None:
     """Names of features must be those of the columns (or of another axis), or they would be dropped or misplaced."""
     names, shape = subject.features, tuple(rows.tensors[0].shape[1:])
-    if names and rows.single and shape and len(names) not in shape:
+    if names and rows.single and rows.explained and shape and len(names) not in shape:
         raise InputError(
             f"The 'features' of the Subject must name the input's {shape[0]} columns", got=f"{len(names)} names"
         )
