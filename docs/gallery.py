@@ -301,8 +301,8 @@ LEFT_OUT = {
     "Shapley values (shapley-value, shapley-sampling, kernel-shap)": "figure to come",
     "Reconstructions (registration-reconstruction-explanation)": "figure to come",
     "Fisher vectors (lrp-fisher-vectors)": "figure to come",
-    "Words and sequences (lrp-lstm, lrp-text-cnn, lrp-nmt, murdoch-szlam-lstm-decomposition, omission-score, "
-    "word-gradient-saliency, representation-erasure)": "figure to come",
+    "Words and sequences (lrp-lstm, lrp-text-cnn, lrp-nmt, lrp-document-relevance, murdoch-szlam-lstm-decomposition, "
+    "omission-score, word-gradient-saliency, representation-erasure)": "figure to come",
     "Learnt masks (meaningful-perturbation, real-time-image-saliency)": "figure to come",
 }
 

@@ -98,3 +98,29 @@ def recurrent(stabiliser: float, factor: float) -> Table:
     choose: Callable[[Op], Rule | None] = lambda op: linear if weighted(op) else None  # noqa: E731
     rules = base.rules | dict.fromkeys(SUMS, sums) | dict.fromkeys(words("mul div"), gate)
     return replace(base, name="recurrent", rules=rules).choosing(choose)
+
+
+def among_present(stabiliser: float, factor: float) -> Rule:
+    """The same as `bias_sharing`, but only what is there, inputs other than zero, gets a part of the bias."""
+
+    def apply(op: Op, grads: list[Any]) -> dict[Any, Any]:
+        layer = Layer(op)
+        s = ratio(grads[0], layer.out, stabiliser)
+        left = kept(grads[0], s, layer.out, stabiliser)
+        whole = left if layer.bias is None else left + s * layer.bias
+        there = (layer.x != 0).to(s)
+        count = there.sum(-1, keepdim=True)
+        each = torch.where(count == 0, 0.0, whole.sum(-1, keepdim=True) / count)
+        found = layer.x * layer.back(s, layer.weight) + factor * there * each
+        return {layer.at: found, "stabiliser": (1 - factor) * left}
+
+    return Rule(f"epsilon, bias × {factor:g} to what is there", apply, absorbs="bias")
+
+
+def documents(stabiliser: float, factor: float, bag: bool) -> Table:
+    """The same for readers of documents; at the first layer of a bag of words, absent words get nothing."""
+    table, first = recurrent(stabiliser, factor), among_present(stabiliser, factor)
+    if not bag:
+        return table
+    rows = {"mm": {0}, "addmm": {1}}  # where a bag stands
+    return table.choosing(lambda op: first if op.depth == 1 and rows.get(op.name) == set(op.edges) else None)
