@@ -10,8 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pellucid.contract import Attribution
-from pellucid.show import curves, draw, matrix, palette
-from pellucid.show import curves, draw, palette, shares
+from pellucid.show import curves, draw, matrix, palette, shares
 from pellucid.show.answer import Answer, answers, class_name
 from pellucid.show.facts import UNJUDGED, Verdict, card_of, judged, title_of, verdicts
 from pellucid.show.options import Options
