@@ -303,7 +303,8 @@ LEFT_OUT = {
     "Fisher vectors (lrp-fisher-vectors)": "figure to come",
     "Words and sequences (lrp-lstm, lrp-text-cnn, lrp-nmt, lrp-document-relevance, murdoch-szlam-lstm-decomposition, "
     "omission-score, word-gradient-saliency, representation-erasure)": "figure to come",
-    "Learnt masks (meaningful-perturbation, real-time-image-saliency)": "figure to come",
+    "Learnt masks (meaningful-perturbation, real-time-image-saliency, gnnexplainer)": "figure to come",
+    "word-gradient-saliency, representation-erasure)": "figure to come",
 }
 
 

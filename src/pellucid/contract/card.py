@@ -23,6 +23,7 @@ NEEDS = {
     "Fisher vectors": "a `FisherVectors` pipeline as the model",
     "image": "inputs laid out as rows, channels, height, width",
     "table": "inputs laid out as rows, columns",
+    "graph": "inputs laid out as node features (rows, nodes, features) and adjacency (rows, nodes, nodes)",
     "data": "examples given as data=",
     "labels": "examples with their labels, given as data=(X, y)",
 }

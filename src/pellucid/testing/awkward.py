@@ -102,6 +102,13 @@ def _token_rows(count: int, dtype: torch.dtype) -> Any:
     return {"input_ids": ids, "attention_mask": (~padding(count, n.STEPS)).long()}
 
 
+def _graphs(count: int, dtype: torch.dtype) -> Any:
+    """Rings of five nodes, some with a chord, and features."""
+    edges = torch.eye(n.STEPS).roll(1, 1).repeat(count, 1, 1)
+    edges[torch.arange(count) % 3 > 0, 0, 2] = 1
+    return _normal(31, n.STEPS, 4)(count, dtype), torch.maximum(edges, edges.mT).to(dtype)
+
+
 def _two(count: int, dtype: torch.dtype) -> Any:
     return IMAGE(count, dtype), TABLE(count, dtype)
 
@@ -356,6 +363,15 @@ def _make() -> tuple[Fixture, ...]:
             build=lambda: _eval(n.Changed(lambda y: y.tanh().sum(1))),
             hidden="body.2",
             note="one number per row, and no class axis",
+        ),
+        Fixture(
+            name="graph",
+            build=lambda: _eval(n.Messages()),
+            inputs=_graphs,
+            kind="graph",
+            only="graph",
+            hidden="enter",
+            note="node features and an adjacency go in together, and edges that are not there must stay so",
         ),
         Fixture(
             name="fisher-vectors",

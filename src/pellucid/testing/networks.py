@@ -237,3 +237,16 @@ def fisher_vectors() -> nn.Module:
     means, projection = torch.randn(2, 3, generator=private), torch.randn(size, 3, generator=private) / size**0.5
     weights, variances = torch.tensor([0.25, 0.75]), 0.5 + torch.rand(2, 3, generator=private)
     return FisherVectors(weights, means, variances, CLASSES, patch=3, stride=2, projection=projection)
+
+
+class Messages(nn.Module):
+    """Two rounds of messages between the nodes of a graph, and the mean over nodes read out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.mix, self.head = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+        x = functional.relu(self.enter(x + edges @ x))
+        x = functional.relu(self.mix(x + edges @ x))
+        return self.head(x.mean(1))
