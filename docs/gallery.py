@@ -302,9 +302,8 @@ LEFT_OUT = {
     "Reconstructions (registration-reconstruction-explanation)": "figure to come",
     "Fisher vectors (lrp-fisher-vectors)": "figure to come",
     "Words and sequences (lrp-lstm, lrp-text-cnn, lrp-nmt, lrp-document-relevance, murdoch-szlam-lstm-decomposition, "
-    "omission-score, word-gradient-saliency, representation-erasure)": "figure to come",
+    "omission-score, word-gradient-saliency, representation-erasure, representation-erasure-rl)": "figure to come",
     "Learnt masks (meaningful-perturbation, real-time-image-saliency, gnnexplainer)": "figure to come",
-    "word-gradient-saliency, representation-erasure)": "figure to come",
 }
 
 

@@ -216,6 +216,15 @@ def _converged(value: float, largest: float) -> Verdict | None:
     return Verdict(POOR, "accuracy not reached", long)
 
 
+def _turned(value: float, largest: float) -> Verdict:
+    if value >= 0.5:
+        return Verdict(
+            GOOD, "erasure checked", "It was tried: without exactly these parts the network answers otherwise."
+        )
+    long = "It found no parts whose erasure changes the answer; that does not say that there are none."
+    return Verdict(POOR, "nothing found", long)
+
+
 _Judge = tuple[Callable[[float, float], Verdict | None], Callable[[Tensor], Tensor]]
 _JUDGES: dict[str, _Judge] = {
     "relative_gap": (_gap, torch.max),
@@ -234,6 +243,7 @@ _JUDGES: dict[str, _Judge] = {
     "correlation": (_independent, torch.max),
     "additive_share": (_additive, torch.min),
     "extrapolated": (_extrapolated, torch.max),
+    "turned": (_turned, torch.min),
     "grid_gap": (_off_grid, torch.max),
     "relative_conservation_loss": (_kept, torch.max),
     **dict.fromkeys(("identity_gap", "root_gap", "decomposition_gap", "telescoping_gap"), (_plain_gap, torch.max)),
