@@ -102,13 +102,6 @@ def _token_rows(count: int, dtype: torch.dtype) -> Any:
     return {"input_ids": ids, "attention_mask": (~padding(count, n.STEPS)).long()}
 
 
-def _graphs(count: int, dtype: torch.dtype) -> Any:
-    """Rings of five nodes, some with a chord, and features."""
-    edges = torch.eye(n.STEPS).roll(1, 1).repeat(count, 1, 1)
-    edges[torch.arange(count) % 3 > 0, 0, 2] = 1
-    return _normal(31, n.STEPS, 4)(count, dtype), torch.maximum(edges, edges.mT).to(dtype)
-
-
 def _two(count: int, dtype: torch.dtype) -> Any:
     return IMAGE(count, dtype), TABLE(count, dtype)
 
@@ -367,7 +360,7 @@ def _make() -> tuple[Fixture, ...]:
         Fixture(
             name="graph",
             build=lambda: _eval(n.Messages()),
-            inputs=_graphs,
+            inputs=n.graphs,
             kind="graph",
             only="graph",
             hidden="enter",

@@ -250,3 +250,11 @@ class Messages(nn.Module):
         x = functional.relu(self.enter(x + edges @ x))
         x = functional.relu(self.mix(x + edges @ x))
         return self.head(x.mean(1))
+
+
+def graphs(count: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """For `Messages`: features, the same for the first rows however many there are, and rings, some with a chord."""
+    x = torch.randn(64, STEPS, 4, generator=torch.Generator().manual_seed(31))[:count]
+    edges = torch.eye(STEPS).roll(1, 1).repeat(len(x), 1, 1)
+    edges[torch.arange(len(x)) % 3 > 0, 0, 2] = 1
+    return x.to(dtype), torch.maximum(edges, edges.mT).to(dtype)
