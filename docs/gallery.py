@@ -304,6 +304,10 @@ LEFT_OUT = {
     "Words and sequences (lrp-lstm, lrp-text-cnn, lrp-nmt, lrp-document-relevance, murdoch-szlam-lstm-decomposition, "
     "omission-score, word-gradient-saliency, representation-erasure, representation-erasure-rl)": "figure to come",
     "Learnt masks (meaningful-perturbation, real-time-image-saliency, gnnexplainer)": "figure to come",
+    "Information (information-bottleneck-attribution, l2x, information-based-measure-nlp)": "figure to come",
+    "Words and sequences (lrp-lstm, lrp-text-cnn, murdoch-szlam-lstm-decomposition, omission-score, "
+    "word-gradient-saliency, representation-erasure)": "the zoo has no trained network for text",
+    "Learnt masks (meaningful-perturbation)": "figure to come",
 }
 
 

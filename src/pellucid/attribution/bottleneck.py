@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional
 
 from pellucid.contract.errors import InputError, MethodError, NeedError, TargetError
 from pellucid.engine import Ask, Subject, predict, seed
-from pellucid.engine.data import Rows
+from pellucid.engine.inputs import Inputs
 from pellucid.engine.target import Target
 
 __all__: list[str] = []
@@ -52,18 +53,21 @@ class Spread:
         return tuple((x.double() - m) / d for x, m, d in zip(values, self.mean, self.deviation, strict=True))
 
 
-def values_at(subject: Subject, ask: Ask, rows: Rows, start: int, stop: int) -> Floats:
-    """What the explained place holds for some rows of the data."""
-    part = rows.inputs.take(torch.arange(start, min(stop, rows.inputs.rows)))
-    return part.floats if ask.layer is None else (predict(subject, part, ask.memory, ask.layer),)
+def blocks(subject: Subject, ask: Ask, rows: Inputs) -> Iterator[Floats]:
+    """What the explained place holds for these rows, some at a time."""
+    for start in range(0, rows.rows, BLOCK):
+        part = rows.take(torch.arange(start, min(start + BLOCK, rows.rows)))
+        yield part.floats if ask.layer is None else (predict(subject, part, ask.memory, ask.layer),)
 
 
-def spread(subject: Subject, ask: Ask, rows: Rows, floor: float) -> Spread:
-    """Mean and deviation of the explained place over the data, in one pass; `floor` as a share of the mean deviation."""
+def spread(values: Iterable[Floats], floor: float) -> Spread:
+    """Mean and deviation of each value over blocks of rows, in one pass.
+
+    `floor` is a share of the root mean square of the deviations.
+    """
     count, means, squares = 0, list[Tensor](), list[Tensor]()
-    for start in range(0, rows.inputs.rows, BLOCK):
-        values = values_at(subject, ask, rows, start, start + BLOCK)
-        for part, x in enumerate(values):
+    for block in values:
+        for part, x in enumerate(block):
             x = x.double()
             mean, number = x.mean(0), x.shape[0]
             square = (x - mean).square().sum(0)
@@ -74,12 +78,12 @@ def spread(subject: Subject, ask: Ask, rows: Rows, floor: float) -> Spread:
             apart = mean - means[part]
             means[part] = means[part] + apart * (number / (count + number))
             squares[part] = squares[part] + square + apart.square() * (count * number / (count + number))
-        count += values[0].shape[0]
+        count += block[0].shape[0]
     deviations = [(s / (count - 1)).sqrt() for s in squares]
     still = tuple(d <= CONSTANT * (1 + m.abs()) for d, m in zip(deviations, means, strict=True))
     usual = math.sqrt(sum(float(d.square().sum()) for d in deviations) / sum(d.numel() for d in deviations))
-    if usual == 0:
-        raise InputError("The 'data' must hold rows that differ at the explained place", got="copies of one row")
+    if all(bool(part.all()) for part in still):
+        raise InputError("The 'data' must hold rows that differ at the place", got="the same values in every row")
     return Spread(tuple(means), tuple(d.clamp(min=floor * usual) for d in deviations), still, count)
 
 

@@ -13,6 +13,7 @@ from pellucid.attribution.bottleneck import (
     BIT,
     Floats,
     Spread,
+    blocks,
     capacity,
     check_class,
     check_number,
@@ -137,7 +138,7 @@ class InformationBottleneck(Method):
         rows = rows_like(ask.data, ask.inputs)
         if rows.inputs.rows < 2:
             raise InputError("The 'data' must hold at least 2 rows", got=str(rows.inputs.rows))
-        return spread(subject, ask, rows, self.floor)
+        return spread(blocks(subject, ask, rows.inputs), self.floor)
 
     def explain(self, subject: Subject, ask: Ask, state: Spread) -> Attribution:
         """A mask for each row, and the bits that it lets through."""
