@@ -296,8 +296,6 @@ LEFT_OUT = {
         "the zoo has no trained transformer, and the attention of an untrained one shows nothing about a decision"
     ),
     "Score maps (weakly-supervised-localization)": "figure to come",
-    "Information (information-bottleneck-attribution, readout-bottleneck, l2x, "
-    "information-based-measure-nlp)": "figure to come",
     "Shapley values (shapley-value, shapley-sampling, kernel-shap)": "figure to come",
     "Reconstructions (registration-reconstruction-explanation)": "figure to come",
     "Fisher vectors (lrp-fisher-vectors)": "figure to come",
@@ -305,9 +303,6 @@ LEFT_OUT = {
     "omission-score, word-gradient-saliency, representation-erasure, representation-erasure-rl)": "figure to come",
     "Learnt masks (meaningful-perturbation, real-time-image-saliency, gnnexplainer)": "figure to come",
     "Information (information-bottleneck-attribution, l2x, information-based-measure-nlp)": "figure to come",
-    "Words and sequences (lrp-lstm, lrp-text-cnn, murdoch-szlam-lstm-decomposition, omission-score, "
-    "word-gradient-saliency, representation-erasure)": "the zoo has no trained network for text",
-    "Learnt masks (meaningful-perturbation)": "figure to come",
 }
 
 
