@@ -50,7 +50,7 @@ class GNNExplainer(Method):
     Args:
         adjacency: which input it is: a position, or a name where inputs are a dict.
         fill: what stands for a feature that is not told: "marginal" draws it from the nodes of the same graph at every
-            step, "zero" is 0.
+            step, "zero" is 0; where one column is all there is, use it with ``feature_size=0``.
         directed: let the two directions of an edge have masks of their own; otherwise A must be symmetric in its edges.
         size: price of an edge.
         entropy: price of being undecided about edges.
