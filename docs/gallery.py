@@ -290,7 +290,8 @@ def tree() -> tuple[Figure, str]:
 LEFT_OUT = {
     "Prediction differences (prediction-decomposition)": "figure to come",
     "Surrogates (lime)": "figure to come",
-    "Effects of columns (pdp, ice, accumulated-local-effects, sobol-indices, functional-anova)": "figure to come",
+    "Effects of columns (pdp, ice, accumulated-local-effects, sobol-indices, functional-anova, "
+    "generalized-functional-anova)": "figure to come",
     "Attention (attention-weight-heatmap, attention-rollout, generic-attention-relevance, "
     "attention-relevance-propagation)": (
         "the zoo has no trained transformer, and the attention of an untrained one shows nothing about a decision"

@@ -36,7 +36,10 @@ def figure(result: Attribution, wanted: Options) -> Figure:
     drawn = leaders[: wanted.rows]
     columns = _order(result, drawn)[: wanted.features]
     surfaces = result.parts.get("surface")
-    pairs = [] if surfaces is None else list(range(min(surfaces.shape[1], ACROSS)))
+    pairs: list[int] = []
+    if isinstance(surfaces, Tensor):
+        span = palette.finite(surfaces[0]).abs().flatten(1).amax(1)
+        pairs = span.argsort(descending=True, stable=True)[:ACROSS].tolist()
     lines = math.ceil(len(columns) / ACROSS) + bool(pairs)
     wide = min(ACROSS, max(len(columns), len(pairs)))
     whole = draw.canvas(2.9 * max(wide, 2) + 0.4, 0.9 + 2.2 * lines)

@@ -188,6 +188,20 @@ def _additive(value: float, largest: float) -> Verdict:
     return Verdict(level, f"curves alone: {percent(value)}", long if value < 1 else long.replace(f"; {rest}", ""))
 
 
+def _held_out(value: float, largest: float) -> Verdict:
+    level = GOOD if value >= 0.9 else FAIR if value >= 0.6 else POOR
+    share = percent(max(value, 0.0))
+    long = f"Fitted to all other rows, they predict {share} of how the answers vary."
+    return Verdict(level, f"held out: {share}", long)
+
+
+def _identified(value: float, largest: float) -> Verdict | None:
+    if value >= 1:
+        return None
+    long = "The data do not tell all effects apart: some columns determine others, or there are too few rows."
+    return Verdict(POOR, "effects not told apart", long)
+
+
 def _extrapolated(value: float, largest: float) -> Verdict:
     level = GOOD if value <= 0.1 else FAIR if value <= 0.3 else POOR
     long = f"{percent(value)} of the made-up rows behind the curves are less like the data than real rows are."
@@ -242,6 +256,8 @@ _JUDGES: dict[str, _Judge] = {
     "sampling_error": (_sampled, torch.max),
     "correlation": (_independent, torch.max),
     "additive_share": (_additive, torch.min),
+    "heldout_share": (_held_out, torch.min),
+    "identified": (_identified, torch.min),
     "extrapolated": (_extrapolated, torch.max),
     "turned": (_turned, torch.min),
     "grid_gap": (_off_grid, torch.max),
