@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import pellucid as px
-from pellucid.attribution import ShapleySampling, ShapleyValue
+from pellucid.attribution import KernelShap, ShapleySampling, ShapleyValue
 
 attr = pytest.importorskip("captum.attr")
 CLOSE = {"rtol": 0, "atol": 2e-6}
@@ -52,3 +52,14 @@ def test_walks_have_less_error_than_captums_at_as_many_forwards():
         assert walked.facts["forwards"].max() <= 20 * 9
         ours.append((walked.values - exact).square().mean())
     assert sum(ours) < 0.5 * sum(theirs)
+
+
+def test_kernel_has_less_than_half_of_captums_error_which_draws_coalitions_anew():
+    torch.manual_seed(4)
+    model = nn.Sequential(nn.Linear(9, 16), nn.Tanh(), nn.Linear(16, 3)).eval()
+    rows = torch.randn(2, 9)
+    exact = px.explain(model, rows, ShapleyValue(), target=1).values
+    theirs = attr.KernelShap(model).attribute(rows, target=1, n_samples=200, perturbations_per_eval=1)
+    ours = px.explain(model, rows, KernelShap(samples=180), target=1)
+    assert ours.facts["coalitions"].max() <= 200
+    assert (ours.values - exact).square().mean() < 0.25 * (theirs - exact).square().mean()

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import pellucid as px
-from pellucid.attribution import ShapleySampling, ShapleyValue
+from pellucid.attribution import KernelShap, ShapleySampling, ShapleyValue
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -91,3 +91,25 @@ def test_walks_have_less_error_than_shaps_at_as_many_forwards():
         assert found.facts["forwards"].max() <= 81 * 20
         ours.append(rough(model, rows, found.values, background))
     assert np.mean(ours) < 0.8 * np.mean(theirs)
+
+
+def test_kernel_equals_shaps_where_all_coalitions_are_asked_and_has_less_error_where_not():
+    model, rows, background = network(10), torch.randn(4, 10), torch.randn(20, 10)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(2.5)  # far from linear
+    explainer = shap.KernelExplainer(scores(model), background.numpy())
+
+    def theirs(count):
+        return explainer.shap_values(rows.numpy(), nsamples=count, silent=True, l1_reg=False).reshape(4, 10)
+
+    every = px.explain(model, rows, KernelShap(samples=1004), data=background)
+    torch.testing.assert_close(every.values, torch.as_tensor(theirs(1022)).float(), **CLOSE)
+    np.random.seed(0)
+    other = np.mean([rough(model, rows, theirs(300), background) for _ in range(4)])
+    method, own = KernelShap(samples=280), []
+    for seed in range(4):
+        found = px.explain(model, rows, method, data=background, seed=seed)
+        assert found.facts["coalitions"].max() <= 302
+        own.append(rough(model, rows, found.values, background))
+    assert np.mean(own) < other

@@ -87,27 +87,32 @@ class Game:
 
     def _block(self, present: Tensor, rows: Tensor, label: str) -> Tensor:
         """The mean over the background of every coalition's scores."""
-        count = self.background
-        if count == 1:
-            return self._scores(present, torch.zeros(present.shape[:-1], dtype=torch.long), rows, label)
-        which = torch.arange(count).repeat(present.shape[-2])
-        if present.dim() == 3:
-            which = which.expand(len(rows), -1)
-        scores = self._scores(present.repeat_interleave(count, -2), which, rows, label)
-        return scores.reshape(len(rows), -1, count).mean(2)
-
-    def _scores(self, present: Tensor, which: Tensor, rows: Tensor, label: str) -> Tensor:
-        jobs, shared = present.shape[-2], present.dim() == 2
-        found = torch.empty(len(rows), jobs, dtype=torch.float64)
-        number = torch.full((self.held.rows,), -1)
-        number[rows] = torch.arange(len(rows))
-        flat = found.view(-1)
+        count, jobs = self.background, present.shape[-2]
+        number = self._number(rows)
 
         def points(row: Tensor, job: Tensor) -> tuple[Tensor, ...]:
-            if shared:
+            if present.dim() == 2 and bool((row == row[0]).all()):
+                return self._crossed(row[:1], present, int(job[0]), len(job))
+            which, fill = job // count, job % count
+            return self._mixed(row, present[which] if present.dim() == 2 else present[number[row], which], fill)
+
+        return self._sweep(rows, jobs * count, points, label).reshape(len(rows), jobs, count).mean(2)
+
+    def _scores(self, present: Tensor, which: Tensor, rows: Tensor, label: str) -> Tensor:
+        number = self._number(rows)
+
+        def points(row: Tensor, job: Tensor) -> tuple[Tensor, ...]:
+            if present.dim() == 2:
                 return self._mixed(row, present.index_select(0, job), which.index_select(0, job))
             own = number[row]
             return self._mixed(row, present[own, job], which[own, job])
+
+        return self._sweep(rows, present.shape[-2], points, label)
+
+    def _sweep(self, rows: Tensor, jobs: int, points: score.Points, label: str) -> Tensor:
+        """The scores (rows, jobs) at these points."""
+        found = torch.empty(len(rows), jobs, dtype=torch.float64)
+        number, flat = self._number(rows), found.view(-1)
 
         def fold(row: Tensor, job: Tensor, scores: Tensor) -> None:
             first = int(number[row[0]]) * jobs + int(job[0])  # jobs come in order, so they lie side by side
@@ -116,6 +121,23 @@ class Game:
         if jobs:
             score.sweep(self.ask, jobs, points, fold, label=label, rows=rows.tolist())
         return found
+
+    def _number(self, rows: Tensor) -> Tensor:
+        """At which place among `rows` each row is."""
+        number = torch.full((self.held.rows,), -1)
+        number[rows] = torch.arange(len(rows))
+        return number
+
+    def _crossed(self, row: Tensor, present: Tensor, first: int, jobs: int) -> tuple[Tensor, ...]:
+        """One row's jobs in order, every fill of a coalition after the other: broadcasting instead of copies."""
+        count = self.background
+        low, high = first // count, (first + jobs - 1) // count + 1
+        inside, parts = self.features.among(row.expand(high - low), present[low:high]), []
+        for x, f, m in zip(self.held.floats, self.fills, inside, strict=True):
+            fills = f if f.shape[0] == 1 else f[row.to(f.device)]
+            mixed = torch.where(m[:, None], x[row.to(x.device)], fills)
+            parts.append(mixed.flatten(0, 1)[first - low * count :][:jobs])
+        return tuple(parts)
 
     def _mixed(self, rows: Tensor, present: Tensor, which: Tensor) -> tuple[Tensor, ...]:
         """For each job its row where features are present, and the fill elsewhere."""
