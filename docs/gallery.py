@@ -297,7 +297,7 @@ LEFT_OUT = {
         "the zoo has no trained transformer, and the attention of an untrained one shows nothing about a decision"
     ),
     "Score maps (weakly-supervised-localization)": "figure to come",
-    "Shapley values (shapley-value, shapley-sampling, kernel-shap)": "figure to come",
+    "Shapley values (shapley-value, shapley-sampling, kernel-shap, qii)": "figure to come",
     "Reconstructions (registration-reconstruction-explanation)": "figure to come",
     "Fisher vectors (lrp-fisher-vectors)": "figure to come",
     "Words and sequences (lrp-lstm, lrp-text-cnn, lrp-nmt, lrp-document-relevance, murdoch-szlam-lstm-decomposition, "
