@@ -240,6 +240,7 @@ def both_ways(model: nn.Module, x: Tensor, low: np.ndarray, high: np.ndarray) ->
                 images[job, :, y : y + size[0], z : z + size[1]] for job, (y, z) in zip(group, first.T, strict=True)
             ]
             output = network.run(clean, spans, group, Patch(torch.stack(values), first))
+            output = output if network.cut is None else network.finish(clean, output)
             found |= dict(zip(group.tolist(), output, strict=True))
     with torch.no_grad():
         expected = torch.cat([model(image[None]) for image in images])

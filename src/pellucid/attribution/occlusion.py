@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -320,17 +320,17 @@ def _drops(
 
     The row as it is goes through the same sweep as its last job.
     """
-    parts, target = perturb.Parts(held, masks, count, fills), ask.target
+    parts = perturb.Parts(held, masks, count, fills)
     jobs = parts.jobs
     answers = torch.empty(held.rows, jobs + 1, 2, dtype=torch.float64)
-    watched = _Watched(target.index, target.function, target.place, target.name)
 
     def fold(rows: Tensor, which: Tensor, found: Tensor) -> None:
         answers[rows, which] = found
 
-    asked = replace(ask, _target=watched)
-    perturb.sweep(asked, parts, fold, label=label)
-    ask.path = asked.path
+    def watched(target: Target) -> Target:
+        return _Watched(target.index, target.function, target.place, target.name)
+
+    perturb.sweep(ask, parts, fold, label=label, watch=watched)
     changed = answers[:, :jobs].reshape(held.rows, len(fills), count, 2)
     clean = answers[:, jobs]
     return _Seen(clean[:, 0], clean[:, None, None, 0] - changed[..., 0], clean[:, 1], changed[..., 1])

@@ -8,7 +8,7 @@ rounding.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,10 +22,15 @@ from pellucid.engine.incremental.reach import Places
 from pellucid.engine.inputs import Inputs
 from pellucid.engine.plan import Plan
 from pellucid.engine.quick import plan_for
+from pellucid.engine.target import Target
 
 # `masks(rows, parts)`: for each pair, where the part lies, one boolean mask per explained tensor, which broadcasts.
 Masks = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
 Fold = Callable[[Tensor, Tensor, Tensor], None]
+Tell = Callable[[int], Any]
+Watch = Callable[[Target], Target]
+Spans = dict[int, tuple[Places, Places]]
+Pair = tuple[int, int]
 
 # Masks held at once while their boxes are measured.
 _BLOCK = 1 << 24
@@ -46,21 +51,25 @@ class Parts:
         return self.count * len(self.fills)
 
 
-def sweep(ask: Ask, parts: Parts, fold: Fold, *, label: str = "") -> None:
+def sweep(ask: Ask, parts: Parts, fold: Fold, *, label: str = "", watch: Watch | None = None) -> None:
     """The score of every row under every job, and, as one job more, as it is; `fold(rows, jobs, scores)` takes them.
 
-    `parts.masks` is also asked for part number `count`, which lies nowhere.
+    `parts.masks` is also asked for part number `count`, which lies nowhere. `watch` makes the target that scores are
+    taken with from the one asked about.
     """
     plan = plan_for(ask, (parts.jobs + 1) * parts.held.rows, "forward")
     inside = None if plan is None else _Inside.of(ask, parts, plan)
+    if inside is not None:
+        inside.foresee()
+    path, asked = ask.path, ask if watch is None else replace(ask, _target=watch(ask.target))
     left = list(range(parts.held.rows))
     if inside is not None:
         with ask.progress.bar((parts.jobs + 1) * parts.held.rows, label) as tell:
-            left = [row for row in left if not inside.row(row, fold, tell)]
+            left = [row for row in left if not inside.row(asked, row, fold, tell)]
     if left:
-        _plain(ask, parts, fold, label, left)
-    if len(left) < parts.held.rows:
-        ask.path = "incremental"
+        _plain(asked, parts, fold, label, left)
+        path = asked.path
+    ask.path = path if len(left) == parts.held.rows else "incremental"
 
 
 def _plain(ask: Ask, parts: Parts, fold: Fold, label: str, rows: list[int]) -> None:
@@ -81,6 +90,52 @@ def _plain(ask: Ask, parts: Parts, fold: Fold, label: str, rows: list[int]) -> N
     score.sweep(ask, jobs + 1, points, fold, label=label, rows=rows)
 
 
+class _Changes:
+    """What the jobs of one row change: the smallest box around it, and the values there."""
+
+    def __init__(self, parts: Parts, row: int) -> None:
+        self.parts, self.row, self.x = parts, row, parts.held.floats[0][row]
+        self._kept: Tensor | None = None
+        differs = [fills[0][row] != self.x for fills in parts.fills]
+        size = max(1, _BLOCK // self.x[0].numel())
+        boxes = [self._boxes(moves, size) for moves in differs]
+        self.low, self.high = (np.concatenate(each, 1) for each in zip(*boxes, strict=True))
+
+    def _boxes(self, moves: Tensor, size: int) -> tuple[Places, Places]:
+        """For each part, the box of the values that change, (2, parts) twice."""
+        found = []
+        for start in range(0, self.parts.count, size):
+            mask = self._masks(np.arange(start, min(start + size, self.parts.count)))
+            inside = (mask & moves).any(1) if mask.shape[1] > 1 else mask[:, 0] & moves.any(0)
+            found.append(_box(inside.expand(len(mask), *self.x.shape[1:])))
+            if size >= self.parts.count and mask.shape[1] == 1:
+                self._kept = mask
+        low, high = (np.concatenate(each, 1) for each in zip(*found, strict=True))
+        return low, high
+
+    def _masks(self, which: Places) -> Tensor:
+        numbers = torch.from_numpy(which)
+        if self._kept is not None:
+            return self._kept[numbers.to(self._kept.device)]
+        (mask,) = self.parts.masks(torch.full_like(numbers, self.row), numbers)
+        return mask
+
+    def patch(self, jobs: Places) -> Patch:
+        """The changed part of the input for these jobs, of one size."""
+        x, low, high = self.x, self.low[:, jobs], self.high[:, jobs]
+        size = (high - low).max(1)
+        first = np.minimum(low, np.array(x.shape[1:])[:, None] - size[:, None])
+        masks = self._masks(jobs % self.parts.count)
+        masks = masks.expand(len(jobs), *masks.shape[1:-2], *x.shape[1:])
+        (height, width), chosen = size.tolist(), (jobs // self.parts.count).tolist()
+        values = []
+        for job, (top, left) in enumerate(first.T.tolist()):
+            place = (slice(None), slice(top, top + height), slice(left, left + width))
+            fill = self.parts.fills[chosen[job]][0][self.row]
+            values.append(torch.where(masks[job][place], fill[place], x[place]))
+        return Patch(torch.stack(values), first)
+
+
 @dataclass(frozen=True, eq=False)
 class _Inside:
     """The way through the network that computes changes alone."""
@@ -90,6 +145,8 @@ class _Inside:
     plan: Plan
     network: Network
     memory: int
+    room: int
+    kept: dict[int, Clean] = field(default_factory=dict)
 
     @classmethod
     def of(cls, ask: Ask, parts: Parts, plan: Plan) -> _Inside | None:
@@ -99,25 +156,43 @@ class _Inside:
         network = network_of(plan, 0 if ask.layer is not None else ask.inputs.explained[0])
         if network is None:
             return None
-        memory = int(ask.memory * 2 * batch.USABLE) - 2 * network.bytes_of_clean()
-        return cls(ask, parts, plan, network, memory) if memory > 0 else None
+        room = min(batch.LARGEST_TENSOR, ask.memory // 16)
+        memory = int(ask.memory * 2 * batch.USABLE) - 2 * network.bytes_of_clean() - 2 * room
+        return cls(ask, parts, plan, network, memory, room) if memory > network.tail_bytes[0] else None
 
-    def row(self, row: int, fold: Fold, tell: Callable[[int], Any]) -> bool:
+    def foresee(self) -> None:
+        """Settle the target of a single row on what the network gives for it here, instead of one pass more."""
+        ask = self.ask
+        if ask._target is None and ask.layer is None and self.parts.held.rows == 1:
+            clean = self._clean(0)
+            output = ask.subject.select(self.network.output(clean.values), ask.inputs).clone()
+            ask.record(output)
+            ask.remember(output)
+
+    def _clean(self, row: int) -> Clean:
+        """The unchanged values of a row; those of the last row asked for are kept."""
+        if row not in self.kept:
+            self.kept.clear()
+            with torch.inference_mode():
+                self.kept[row] = self.network.clean(self._inputs(row))
+        return self.kept[row]
+
+    def row(self, ask: Ask, row: int, fold: Fold, tell: Tell) -> bool:
         """All jobs of one row; False, with nothing done, where whole passes are as good."""
         self.plan.check()
-        low, high = self._boxes(row)
-        moved = (high > low).all(0)
+        changes = _Changes(self.parts, row)
+        moved = (changes.high > changes.low).all(0)
         jobs = np.flatnonzero(moved)
-        spans = self.network.survey(low, high)
+        spans = self.network.survey(changes.low, changes.high)
         found = grouping(self.network, spans, jobs) if len(jobs) else Grouping([], np.inf)
         sizes = [self.network.job_bytes(spans, group) for group in found.groups]
         if found.gain < WORTH or any(size > self.memory for size, _ in sizes):
             return False
-        with torch.inference_mode():
-            clean = self.network.clean(self._inputs(row))
-            self._unchanged(row, np.append(np.flatnonzero(~moved), self.parts.jobs), clean, fold, tell)
-            for group, size in zip(found.groups, sizes, strict=True):
-                self._group(row, group, clean, spans, size, fold, tell)
+        answers = _Answers(self, ask, row, self._clean(row), fold, tell)
+        answers.unchanged(np.append(np.flatnonzero(~moved), self.parts.jobs))
+        for group, size in zip(found.groups, sizes, strict=True):
+            self._group(changes, group, spans, size, answers)
+        answers.settle()
         return True
 
     def _inputs(self, row: int) -> tuple[Tensor, ...]:
@@ -126,75 +201,89 @@ class _Inside:
             return tensors
         return (self.parts.held.floats[0][row : row + 1], *(() if self.plan.closed else tensors))
 
-    def _boxes(self, row: int) -> tuple[Places, Places]:
-        """The smallest box that holds the values that each job changes, (2, jobs) twice."""
-        parts, x = self.parts, self.parts.held.floats[0][row]
-        differs = [(fills[0][row] != x) for fills in parts.fills]
-        size = max(1, _BLOCK // x.numel())
-        low, high = [], []
-        for moves in differs:
-            for start in range(0, parts.count, size):
-                which = torch.arange(start, min(start + size, parts.count))
-                (mask,) = parts.masks(torch.full_like(which, row), which)
-                inside = mask & moves if mask.shape[1] > 1 else mask[:, 0] & moves.any(0)
-                inside = inside.expand(len(which), *inside.shape[1:])
-                first, last = _box(inside.any(1) if inside.dim() == 4 else inside)
-                low.append(first)
-                high.append(last)
-        return np.concatenate(low, 1), np.concatenate(high, 1)
-
-    def _unchanged(self, row: int, jobs: Places, clean: Clean, fold: Fold, tell: Callable[[int], Any]) -> None:
-        """The jobs that change nothing, and the row as it is."""
-        output = self.network.output(clean.values)
-        rows = torch.full((len(jobs),), row)
-        found = self._score(output, rows[:1])
-        fold(rows, torch.from_numpy(jobs), found.expand(len(jobs), *found.shape[1:]))
-        tell(len(jobs))
-
-    def _group(
-        self, row: int, group: Places, clean: Clean, spans: Any, size: tuple[int, int], fold: Fold, tell: Any
-    ) -> None:
-        rows = torch.full((len(group),), row)
-
-        def work(start: int, stop: int) -> Tensor:
+    def _group(self, changes: _Changes, group: Places, spans: Spans, size: Pair, answers: _Answers) -> None:
+        def work(start: int, stop: int) -> Any:
             jobs = group[start:stop]
             with torch.inference_mode():
-                output = self.network.run(clean, spans, jobs, self._patch(row, jobs, spans))
-                return self._score(output, rows[start:stop])
+                return self.network.run(answers.clean, spans, jobs, changes.patch(jobs))
 
-        def done(start: int, stop: int, found: Tensor) -> None:
-            fold(rows[start:stop], torch.from_numpy(group[start:stop]), found)
-            tell(stop - start)
+        def done(start: int, stop: int, found: Any) -> None:
+            answers.take(group[start:stop], found)
 
-        cost = (None, ())
-        batch.run(len(group), work, done, memory=self.memory, cost=cost, device=rows.device, size=size)
+        self.run(len(group), work, done, size)
 
-    def _patch(self, row: int, jobs: Places, spans: Any) -> Patch:
-        """The changed part of the input for these jobs, of one size."""
-        parts, x = self.parts, self.parts.held.floats[0][row]
-        low, high = (each[:, jobs] for each in spans[self.network.changed])
-        size = (high - low).max(1)
-        first = np.minimum(low, np.array(x.shape[1:])[:, None] - size[:, None])
-        (masks,) = parts.masks(torch.full((len(jobs),), row), torch.from_numpy(jobs % parts.count))
-        masks = masks.expand(len(jobs), *masks.shape[1:-2], *x.shape[1:])
-        (height, width), chosen = size.tolist(), (jobs // parts.count).tolist()
-        values = []
-        for job, (top, left) in enumerate(first.T.tolist()):
-            place = (slice(None), slice(top, top + height), slice(left, left + width))
-            values.append(torch.where(masks[job][place], parts.fills[chosen[job]][0][row][place], x[place]))
-        return Patch(torch.stack(values), first)
+    def run(
+        self, jobs: int, work: Callable[[int, int], Any], fold: Callable[[int, int, Any], None], size: Pair
+    ) -> None:
+        """Jobs of this size, in chunks."""
+        device = self.ask.inputs.device
+        batch.run(jobs, work, fold, memory=self.memory, cost=(None, ()), device=device, size=size)
 
-    def _score(self, output: Any, rows: Tensor) -> Tensor:
-        return self.ask.target.score(self.ask.subject.select(output, self.ask.inputs.take(rows)), rows)
+
+class _Answers:
+    """The scores of one row's jobs. The end of the network runs for many groups at once: its weights are read once.
+
+    The row as it is goes first, in the same call, and stands for all jobs that change nothing.
+    """
+
+    def __init__(self, inside: _Inside, ask: Ask, row: int, clean: Clean, fold: Fold, tell: Tell) -> None:
+        self.inside, self.ask, self.row, self.clean, self.fold, self.tell = inside, ask, row, clean, fold, tell
+        self.waiting: list[tuple[Places, Tensor]] = []
+        self.held = 0
+
+    def unchanged(self, jobs: Places) -> None:
+        """Answer these with the row as it is."""
+        network, values = self.inside.network, self.clean.values
+        self.take(jobs, network.output(values) if network.cut is None else values[network.cut])
+
+    def take(self, jobs: Places, found: Any) -> None:
+        """The values at the cut, or the output where there is none, of these jobs, or one row for all of them."""
+        if self.inside.network.cut is None:
+            self._answer(jobs, self._score(found, len(jobs)))
+            return
+        self.waiting.append((jobs, found))
+        self.held += found.untyped_storage().nbytes()
+        if self.held > self.inside.room:
+            self.settle()
+
+    def settle(self) -> None:
+        """Answer all that wait."""
+        waiting, self.waiting, self.held = self.waiting, [], 0
+        if not waiting:
+            return
+        inside, values, scores = self.inside, torch.cat([each for _, each in waiting]), []
+
+        def work(start: int, stop: int) -> Tensor:
+            with torch.inference_mode():
+                output = inside.network.finish(self.clean, values[start:stop])
+            return self._score(output, stop - start)
+
+        size = inside.network.tail_bytes
+        inside.run(len(values), work, lambda start, stop, found: scores.append(found), size)
+        sizes = [len(each) for _, each in waiting]
+        for (jobs, _), found in zip(waiting, torch.cat(scores).split(sizes), strict=True):
+            self._answer(jobs, found)
+
+    def _score(self, output: Any, count: int) -> Tensor:
+        # The changed inputs themselves are never made: whoever looks sees the row as it is, without copies.
+        inputs, row = self.ask.inputs, slice(self.row, self.row + 1)
+        seen = replace(inputs, tensors=tuple(x[row].expand(count, *x.shape[1:]) for x in inputs.tensors))
+        with torch.inference_mode():
+            return self.ask.target.score(self.ask.subject.select(output, seen), torch.full((count,), self.row))
+
+    def _answer(self, jobs: Places, scores: Tensor) -> None:
+        rows = torch.full((len(jobs),), self.row)
+        self.fold(rows, torch.from_numpy(jobs), scores.expand(len(jobs), *scores.shape[1:]))
+        self.tell(len(jobs))
 
 
 def _box(inside: Tensor) -> tuple[Places, Places]:
     """The bounds of the true places of (jobs, height, width) masks; an empty box where there are none."""
+    masks = inside.cpu().numpy()
     low, high = [], []
     for axis in (2, 1):
-        line = inside.any(axis).to(torch.uint8)
-        length = line.shape[1]
-        found = inside.flatten(1).any(1)
-        low.append(torch.where(found, line.argmax(1), 0))
-        high.append(torch.where(found, length - line.flip(1).argmax(1), 0))
-    return torch.stack(low).cpu().numpy(), torch.stack(high).cpu().numpy()
+        line = np.logical_or.reduce(masks, axis)
+        found = line.any(1)
+        low.append(np.where(found, line.argmax(1), 0))
+        high.append(np.where(found, line.shape[1] - line[:, ::-1].argmax(1), 0))
+    return np.stack(low), np.stack(high)

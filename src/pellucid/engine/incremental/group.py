@@ -49,7 +49,7 @@ class Costs:
             for s in network.steps
             if s.local is not None and s.slot not in spans
         )
-        self.starts = sum(_START + _MOVE * step.work for step in network.steps)
+        self.starts = sum(_START + _MOVE * step.work for step in network.head)
         spread = [spans[step.slot][1] - spans[step.slot][0] for step in local]
         self.size = np.stack(spread, 1)  # (2, steps, jobs)
 

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch.fx.node import map_aggregate
 
 from pellucid.engine.incremental.local import Local, Read, is_map, local_of, shape_of
+from pellucid.engine.incremental.mean import Mean, mean_of
 from pellucid.engine.incremental.patch import Canvas, Patch, crop
 from pellucid.engine.incremental.reach import SAME, Places, Reach, union
+from pellucid.engine.incremental.recorded import regular, rows_first, tensors, whole_bytes
 from pellucid.engine.plan.program import Call, call_of, gather
 from pellucid.engine.plan.trace import Traced, variants
 
@@ -40,7 +40,7 @@ class Step:
     reads: tuple[tuple[int, Reach, float], ...] = ()
     size: tuple[int, int] = (0, 0)
     channels: int = 0
-    mean: _Mean | None = None
+    mean: Mean | None = None
     shape_only: bool = False
     regular: bool = False
     work: float = 0.0
@@ -49,14 +49,6 @@ class Step:
     def values(self) -> int:
         """How many numbers its whole result has."""
         return self.channels * self.size[0] * self.size[1]
-
-
-@dataclass(frozen=True, slots=True)
-class _Mean:
-    """A sum over both axes of a map, times a factor."""
-
-    factor: float
-    keep: bool
 
 
 class Clean:
@@ -93,14 +85,36 @@ class Network:
         self._moving_slots = {self.slots[node] for node in moving}
         self.output = gather(self.nodes[-1].args[0], self.slots)
         self.results = [self.slots[node] for node in self.nodes[-1].all_input_nodes]
+        self._bytes = {slot: 0 if node.op == "output" else whole_bytes(node) for slot, node in enumerate(self.nodes)}
+        self._bytes |= {slot: constant.nbytes for slot, constant in self.constants.items()}
         self._margins = self._find_margins()
         self._last = {source: step.slot for step in self.steps for source in step.sources}
+        self.tail = self._find_tail()
+        self.head = self.steps[: len(self.steps) - len(self.tail)]
+        self.cut = self._entries(self.tail)[0] if self.tail else None
+
+    def _find_tail(self) -> list[Step]:
+        """The longest end of steps that are on whole values anyway and begin with one of them."""
+        found = len(self.steps)
+        for start in reversed(range(len(self.steps))):
+            if self.steps[start].local is not None or self.steps[start].mean is not None:
+                break
+            entries = self._entries(self.steps[start:])
+            if len(entries) == 1 and rows_first(self.nodes[entries[0]]):
+                found = start if isinstance(variants(self.nodes[entries[0]])[0], Tensor) else found
+        return self.steps[found:]
+
+    def _entries(self, steps: Sequence[Step]) -> list[int]:
+        """The values that these steps and the output need from the steps before."""
+        own = {step.slot for step in steps}
+        needed = {slot for step in steps for slot in step.sources} | set(self.results)
+        return sorted(slot for slot in needed if slot in self._moving_slots and slot not in own)
 
     def _moving(self) -> set[fx.Node]:
         """Nodes whose value depends on the changed input, or on the number of rows in another way than a row each."""
         found = {self.nodes[self.changed]}
         for node in self.nodes:
-            if node.op.startswith("call") and (any(s in found for s in node.all_input_nodes) or not _regular(node)):
+            if node.op.startswith("call") and (any(s in found for s in node.all_input_nodes) or not regular(node)):
                 found.add(node)
         return found
 
@@ -118,9 +132,9 @@ class Network:
             slot,
             call,
             sources,
-            mean=_mean_of(node, traced),
-            shape_only=not _tensors(one),
-            regular=_regular(node),
+            mean=mean_of(node, traced),
+            shape_only=not tensors(one),
+            regular=regular(node),
             size=(1, 1),
             channels=one.numel() if isinstance(one, Tensor) else 0,
             work=work,
@@ -163,7 +177,7 @@ class Network:
 
     def bytes_of_clean(self) -> int:
         """What the values of one row take."""
-        return sum(_whole_bytes(node) for node in self.nodes if node.op not in ("get_attr", "output"))
+        return sum(self._bytes[slot] for slot, node in enumerate(self.nodes) if node.op != "get_attr")
 
     def clean(self, inputs: Sequence[Tensor]) -> Clean:
         """Run one row whole and keep all its values."""
@@ -189,40 +203,62 @@ class Network:
 
     def job_bytes(self, spans: dict[int, tuple[Places, Places]], group: Places) -> tuple[int, int]:
         """The bytes that one job of a group holds at once, at most, and those of its largest tensor."""
-        alive: dict[int, int] = {}
-        most = largest = 1
-        for step in self.steps:
-            crops, size = 0, _whole_bytes(self.nodes[step.slot])
+        alive: dict[int, float] = {}
+        most = largest = 1.0
+        for step in self.head:
+            crops, size = 0.0, float(self._bytes[step.slot])
             if step.local is not None and step.slot in spans:
-                low, high = (each[:, group] for each in spans[step.slot])
-                extent = np.minimum((high - low).max(1) / NEARLY_ALL + 1, step.size)
-                size = int(size * extent.prod() / np.prod(step.size))
+                low, high = spans[step.slot]
+                extent = (high[:, group] - low[:, group]).max(1).tolist()
+                # Where a part is nearly all of a map, the whole map is computed.
+                sides = [min(a / NEARLY_ALL, float(b)) for a, b in zip(extent, step.size, strict=True)]
+                size *= sides[0] * sides[1] / (step.size[0] * step.size[1])
                 for slot, reach, _ in step.reads:
-                    count = ((extent - 1) * reach.stride + reach.span).prod()
-                    read = int(count / np.prod(self._length(slot)) * _whole_bytes(self.nodes[slot]))
-                    crops, largest = crops + read, max(largest, read)
+                    rows, columns = (
+                        (a * b + c) / n
+                        for a, b, c, n in zip(sides, reach.stride, reach.span, self._length(slot), strict=True)
+                    )
+                    crops += rows * columns * self._bytes[slot]
             elif not step.shape_only:
-                crops = sum(_whole_bytes(self.nodes[slot]) for slot in step.sources if slot in self._moving_slots)
+                crops = sum(self._bytes[slot] for slot in step.sources if slot in self._moving_slots)
             alive[step.slot] = size
             # A kernel may need a workspace of its own, about as large as what it reads and gives.
-            most, largest = max(most, sum(alive.values()) + size + 2 * crops), max(largest, size)
+            most, largest = max(most, sum(alive.values()) + size + 2 * crops), max(largest, size, crops)
             for slot in step.sources:
                 if self._last[slot] == step.slot and slot not in self.results:
                     alive.pop(slot, None)
-        return most, largest
+        return int(most), int(largest)
+
+    @property
+    def tail_bytes(self) -> tuple[int, int]:
+        """The bytes that one job holds at once from the cut on, at most, and those of its largest tensor."""
+        sizes = [self._bytes[slot] for slot in (self.cut or 0, *(step.slot for step in self.tail))]
+        return 1 + 2 * sum(sizes), 1 + max(sizes)
 
     def run(self, clean: Clean, spans: dict[int, tuple[Places, Places]], jobs: Places, patch: Patch) -> Any:
-        """The network's output for these jobs, whose input is `patch` and the clean row around it."""
+        """For these jobs, whose input is `patch` and the clean row around it: the value at the cut, else the output."""
         run = _Run(self, clean, len(jobs))
         run.found[self.changed] = patch
-        for step in self.steps:
+        for step in self.head:
             span = spans.get(step.slot)
             run.step(step, None if span is None else (span[0][:, jobs], span[1][:, jobs]))
             for slot in step.sources:
                 if self._last[slot] == step.slot and slot not in self.results:
                     run.found.pop(slot, None)
+        if self.cut is not None:
+            return run.whole(self.cut)
         values: Any = {slot: run.whole(slot) for slot in self.results}
         return self.output(values)
+
+    def finish(self, clean: Clean, values: Tensor) -> Any:
+        """The output from values at the cut, one row for each job."""
+        run = _Run(self, clean, len(values))
+        assert self.cut is not None
+        run.found[self.cut] = values
+        for step in self.tail:
+            run.step(step, None)
+        found: Any = {slot: run.whole(slot) for slot in self.results}
+        return self.output(found)
 
 
 class _Run:
@@ -268,7 +304,7 @@ class _Run:
             part = step.call(values)
         self.found[step.slot] = part if bool((size == limit).all()) else Patch(part, first)
 
-    def _mean(self, step: Step, mean: _Mean, patch: Patch) -> Tensor:
+    def _mean(self, step: Step, mean: Mean, patch: Patch) -> Tensor:
         """The clean mean and what the patch adds to it: a small difference keeps its digits."""
         before = self.clean.canvas(step.sources[0], 0.0).crop(patch.first, patch.size).permute(0, 3, 1, 2)
         change = (patch.values - before).sum((2, 3), keepdim=mean.keep) * mean.factor
@@ -291,70 +327,10 @@ class _Run:
         if value is not None and not isinstance(value, Patch):
             return value
         clean = self.clean.values[slot]
-        if slot in self.network.constants or not _rows_first(self.network.nodes[slot]):
+        if slot in self.network.constants or not rows_first(self.network.nodes[slot]):
             return clean
         return map_aggregate(clean, lambda leaf: _spread(leaf, self.count))
 
 
 def _spread(leaf: Any, count: int) -> Any:
     return leaf.expand(count, *leaf.shape[1:]) if isinstance(leaf, Tensor) else leaf
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    found: list[Tensor] = []
-    map_aggregate(value, lambda leaf: found.append(leaf) if isinstance(leaf, Tensor) else None)
-    return found
-
-
-def _whole_bytes(node: fx.Node) -> int:
-    """What the value takes for one row."""
-    return sum(value.numel() * value.element_size() for value in _tensors(variants(node)[0]))
-
-
-def _regular(node: fx.Node) -> bool:
-    """Whether the value has one row for each row of the batch, or does not depend on the batch."""
-    return _rows_first(node) or _same(*variants(node))
-
-
-def _rows_first(node: fx.Node) -> bool:
-    one, several = (_tensors(value) for value in variants(node))
-    rows = bool(one) and all(
-        a.dim() == b.dim() > 0 and len(a) == 1 < len(b) and a.shape[1:] == b.shape[1:]
-        for a, b in zip(one, several, strict=True)
-    )
-    return rows and _only_tensors(variants(node)[0])
-
-
-def _only_tensors(value: Any) -> bool:
-    return isinstance(value, Tensor) or (isinstance(value, list | tuple) and all(map(_only_tensors, value)))
-
-
-def _same(one: Any, several: Any) -> bool:
-    if isinstance(one, Tensor):
-        return isinstance(several, Tensor) and one.shape == several.shape
-    if isinstance(one, list | tuple):
-        return len(one) == len(several) and all(map(_same, one, several))
-    return bool(one == several)
-
-
-def _mean_of(node: fx.Node, traced: Traced) -> _Mean | None:
-    """Averages and sums over both axes of a map, in any spelling."""
-    module: Any = traced.modules[str(node.target)] if node.op == "call_module" else None
-    source: Any = node.args[0] if node.args else node.kwargs.get("input")
-    if not isinstance(source, fx.Node) or not is_map(source) or len(node.all_input_nodes) > 1:
-        return None
-    _, height, width = shape_of(source)
-    if isinstance(module, nn.AdaptiveAvgPool2d) or node.target is F.adaptive_avg_pool2d:
-        return _Mean(1 / (height * width), True) if is_map(node) and shape_of(node)[1:] == (1, 1) else None
-    named = (
-        (torch.mean, torch.sum) if node.op == "call_function" else ("mean", "sum") if node.op == "call_method" else ()
-    )
-    if node.target not in named:
-        return None
-    given = dict(zip(("input", "dim", "keepdim"), node.args, strict=False)) | node.kwargs
-    axes = given.get("dim")
-    both = isinstance(axes, list | tuple) and all(isinstance(a, int) for a in axes) and {a % 4 for a in axes} == {2, 3}
-    if not both or not set(given) <= {"input", "dim", "keepdim"}:
-        return None
-    factor = 1 / (height * width) if "mean" in str(node.target) else 1.0
-    return _Mean(factor, bool(given.get("keepdim", False)))
