@@ -289,7 +289,7 @@ def tree() -> tuple[Figure, str]:
 
 LEFT_OUT = {
     "Prediction differences (prediction-decomposition)": "figure to come",
-    "Surrogates (lime)": "figure to come",
+    "Surrogates (lime, sp-lime)": "figure to come",
     "Effects of columns (pdp, ice, accumulated-local-effects, sobol-indices, functional-anova, "
     "generalized-functional-anova)": "figure to come",
     "Attention (attention-weight-heatmap, attention-rollout, generic-attention-relevance, "

@@ -1,4 +1,7 @@
-"""Which cases explain it? Each query beside its examples, with their labels, distances or weights."""
+"""Which cases explain it? Each query beside its examples, with their labels, distances or weights.
+
+A method that speaks of all rows at once chooses cases without a query; these are drawn alone.
+"""
 
 from __future__ import annotations
 
@@ -21,18 +24,28 @@ def figure(result: Examples, wanted: Options) -> Figure:
     """A line for each row: the query and its examples as pictures, as columns of features, or as bars of weights."""
     rows, shown = shape(result)
     drawn, shown = min(rows, wanted.rows), min(shown, MOST, wanted.features)
-    heads = answers(result.context, drawn)
+    heads = [Answer()] * drawn if overall(result) else answers(result.context, drawn)
     sample = case(result, 0, 0) if shown else None
     kind = "none" if sample is None else {1: "table", 3: "image"}.get(sample.dim(), "none")
     lines = min(wanted.features, len(sample)) if sample is not None else 0
     height = {"image": 1.75, "table": 1.0 + 0.2 * lines, "none": 0.9 + 0.26 * max(shown, 1)}[kind]
-    whole = draw.canvas(1.5 * (shown + 1) if kind != "none" else 6.4, 0.55 + drawn * height)
+    whole = draw.canvas(
+        max(1.5 * (shown + (not overall(result))), 4.5) if kind != "none" else 6.4, 0.55 + drawn * height
+    )
     body = whole.subfigures(drawn, 1, squeeze=False)[:, 0]
     for row in range(drawn):
         _PANELS[kind](body[row], result, row, shown, heads[row], wanted)
     more = "" if drawn == rows else f"; {counted(rows - drawn, 'more row')} not drawn"
+    if overall(result) and shown < shape(result)[1]:
+        more = f"; {shape(result)[1] - shown} more not drawn"
     draw.head(whole, wanted.headed, f"{title_of(result)}: {clean(result.role)} examples{more}")
     return whole
+
+
+def overall(result: Examples) -> bool:
+    """Whether the examples stand for all rows together, so that there is no query."""
+    card = card_of(result)
+    return card is not None and card.scope == "global"
 
 
 def shape(result: Examples) -> tuple[int, int]:
@@ -64,8 +77,8 @@ def _dim(inputs: Any) -> int:
 
 
 def query(result: Examples, row: int) -> Tensor | None:
-    """The row that is explained, where it is known."""
-    given = result.context.inputs
+    """The row that is explained, where there is one and it is known."""
+    given = None if overall(result) else result.context.inputs
     return given[row].detach().cpu() if isinstance(given, Tensor) and row < given.shape[0] else None
 
 
@@ -112,28 +125,30 @@ def caption(result: Examples, row: int, place: int) -> tuple[str, str]:
 
 
 def _pictures(place: Any, result: Examples, row: int, shown: int, head: Answer, wanted: Options) -> None:
-    axes = place.subplots(1, shown + 1, squeeze=False)[0]
+    asked = 0 if overall(result) else 1
+    axes = place.subplots(1, shown + asked, squeeze=False)[0]
     given = query(result, row)
-    if given is None:
-        axes[0].axis("off")
-    else:
+    if given is not None:
         draw.photo(axes[0], palette.picture(given))
         name = f"asked: read as “{head.name}”" if head.name else "asked"
         draw.title(axes[0], name, size=7.5, longest=26)
+    elif asked:
+        axes[0].axis("off")
     for k in range(shown):
-        found = case(result, row, k)
+        found, at = case(result, row, k), axes[k + asked]
         if found is None or found.dim() != 3:
-            axes[k + 1].axis("off")
+            at.axis("off")
             continue
-        draw.photo(axes[k + 1], palette.picture(found))
+        draw.photo(at, palette.picture(found))
         first, second = caption(result, row, k)
-        draw.title(axes[k + 1], first, size=7.5, longest=24)
-        draw.note(axes[k + 1], 0.5, -0.04, second, transform=axes[k + 1].transAxes, ha="center", va="top", fontsize=7)
+        draw.title(at, first, size=7.5, longest=24)
+        draw.note(at, 0.5, -0.04, second, transform=at.transAxes, ha="center", va="top", fontsize=7)
 
 
 def _columns(place: Any, result: Examples, row: int, shown: int, head: Answer, wanted: Options) -> None:
     axes = place.subplots()
-    columns = [query(result, row), *(case(result, row, k) for k in range(shown))]
+    asked = 0 if overall(result) else 1
+    columns = [*[query(result, row)][:asked], *(case(result, row, k) for k in range(shown))]
     first = next(c for c in columns if c is not None)
     count = min(len(first), wanted.features)
     names = result.context.features if len(result.context.features) == len(first) else ()
@@ -145,9 +160,10 @@ def _columns(place: Any, result: Examples, row: int, shown: int, head: Answer, w
         *(names[i] if names else f"input {i}" for i in range(count)),
     ]
     for column, values in enumerate(columns):
-        cells = ["asked", head.name] if column == 0 else _heads(result, row, column - 1)
+        query_column = column < asked
+        cells = ["asked", head.name] if query_column else _heads(result, row, column - asked)
         if weighed:
-            value = weight(result, row, column - 1) if column else None
+            value = None if query_column else weight(result, row, column - asked)
             cells = [*cells, "" if value is None else number(value)]
         cells = [*cells, *("" if values is None else number(float(values[i])) for i in range(count))]
         for line, text in enumerate(cells):
@@ -155,7 +171,13 @@ def _columns(place: Any, result: Examples, row: int, shown: int, head: Answer, w
                 {"fontweight": "bold"} if line == 0 else {"color": draw.FAINT} if line < len(cells) - count else {}
             )
             _cell(
-                axes, (column + 1.9) / (shown + 2.9), 1 - line / len(lines), text, ha="center", longest=16, **settings
+                axes,
+                (column + 1.9) / (shown + asked + 1.9),
+                1 - line / len(lines),
+                text,
+                ha="center",
+                longest=16,
+                **settings,
             )
     for line, text in enumerate(lines):
         _cell(axes, 0, 1 - line / len(lines), text, longest=26)
@@ -184,7 +206,7 @@ def _weights(place: Any, result: Examples, row: int, shown: int, head: Answer, w
     names = [" ".join(p for p in caption(result, row, k) if p) for k in range(shown)]
     draw.labels(axes.yaxis, list(range(shown)), names, longest=50)
     draw.numbers(axes.xaxis, min([0.0, *values]), max([0.0, *values]) or 1.0)
-    draw.title(axes, *(head.title() if head.title()[0] else (f"row {row + 1}",)))
+    draw.title(axes, *(head.title() if head.title()[0] else ("" if overall(result) else f"row {row + 1}",)))
 
 
 _PANELS = {"image": _pictures, "table": _columns, "none": _weights}
@@ -196,7 +218,7 @@ def account(result: Examples, wanted: Options) -> Account:
     told, card = min(rows, wanted.rows), card_of(result)
     return Account(
         asked=card.question if card else "Which cases explain it?",
-        answers=tuple(a.sentence() for a in answers(result.context, told)),
+        answers=() if overall(result) else tuple(a.sentence() for a in answers(result.context, told)),
         mattered=tuple(neighbours(result, row) for row in range(told)),
         believed=judged(verdicts(result.facts, 0 if rows == 1 else None), rows),
         supports=card.supports if card else (),
@@ -210,7 +232,11 @@ def neighbours(result: Examples, row: int) -> str:
     _, shown = shape(result)
     labels = [label(result, row, k) for k in range(shown)]
     role = clean(result.role)
-    if any(labels):
+    if overall(result):
+        given = result.context.inputs
+        of = f" of {given.shape[0]}" if isinstance(given, Tensor) else ""
+        start = f"{counted(shown, f'{role} case')}{of} {'was' if shown == 1 else 'were'} chosen."
+    elif any(labels):
         tally = sorted({name: labels.count(name) for name in labels if name}.items(), key=lambda pair: -pair[1])
         kinds = listed([f"{many} {'is' if many == 1 else 'are'} {name}" for name, many in tally])
         start = f"Of its {shown} {role} examples {kinds}." if shown > 1 else f"Its {role} example is {tally[0][0]}."

@@ -163,6 +163,12 @@ def _novelty(value: float, largest: float) -> Verdict:
     return Verdict(level, f"more unusual than {percent(value)} of the data", long)
 
 
+def _coverage(value: float, largest: float) -> Verdict:
+    level = GOOD if value >= 0.9 else FAIR if value >= 0.6 else POOR
+    long = f"Together they show {percent(value)} of what the explanations of all rows name."
+    return Verdict(level, f"{percent(value)} shown", long)
+
+
 def _left_out(value: float, largest: float) -> Verdict:
     share = percent(value)
     long = f"It shows only what speaks for the answer: {share} of its weight spoke against and is left out."
@@ -249,6 +255,7 @@ _JUDGES: dict[str, _Judge] = {
     "negative_share": (_left_out, torch.max),
     "label_agreement": (_agreement, torch.min),
     "novelty": (_novelty, torch.max),
+    "coverage": (_coverage, torch.min),
     "fidelity": (_fidelity, torch.min),
     "heldout_fidelity": (_fidelity, torch.min),
     "r_squared": (_local_fit, torch.min),
