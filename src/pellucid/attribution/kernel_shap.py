@@ -114,7 +114,8 @@ class KernelShap(Method):
         count = ask.inputs.rows
         phi, error = (torch.empty(count, played.players, dtype=torch.float64) for _ in range(2))
         ends, asked = torch.empty(count, 2, dtype=torch.float64), torch.zeros(count, dtype=torch.long)
-        tall = max(1, BLOCK // (2 * played.players + self.samples))
+        most = self.samples if self.tolerance is None else max(self.samples, self.max_samples)
+        tall = max(1, BLOCK // (2 * played.players + most))
         for rows in torch.arange(count).split(tall):
             present = torch.stack([torch.zeros(played.players), torch.ones(played.players)]).bool()
             ends[rows] = played.worth(present, rows=rows)
