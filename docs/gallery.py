@@ -291,7 +291,7 @@ LEFT_OUT = {
     "Prediction differences (prediction-decomposition)": "figure to come",
     "Surrogates (lime, sp-lime)": "figure to come",
     "Effects of columns (pdp, ice, accumulated-local-effects, sobol-indices, functional-anova, "
-    "generalized-functional-anova)": "figure to come",
+    "generalized-functional-anova, fanova-forest)": "figure to come",
     "Attention (attention-weight-heatmap, attention-rollout, generic-attention-relevance, "
     "attention-relevance-propagation)": (
         "the zoo has no trained transformer, and the attention of an untrained one shows nothing about a decision"
