@@ -46,7 +46,9 @@ class KernelShap(Method):
     ``coalitions``, ``forwards`` a row; ``converged`` with a tolerance.
 
     Args:
-        features, cells, baseline: as for `ShapleyValue`; ``data=`` gives background rows and groups as there.
+        features: what counts as one feature, as for `ShapleyValue`.
+        cells: cells along each axis of the grid that "auto" lays over images.
+        baseline: what fills an absent feature, as for `ShapleyValue`; ``data=`` gives background rows and groups as there.
         samples: coalitions a row is asked about beside those of one player and of all but one.
         tolerance: go on doubling the samples of a row until its standard error is below this share of the root mean
             square of its values; scores that are known are kept.

@@ -43,7 +43,9 @@ class ShapleySampling(Method):
     tolerance.
 
     Args:
-        features, cells, baseline: as for `ShapleyValue`; ``data=`` gives background rows and groups as there.
+        features: what counts as one feature, as for `ShapleyValue`.
+        cells: cells along each axis of the grid that "auto" lays over images.
+        baseline: what fills an absent feature, as for `ShapleyValue`; ``data=`` gives background rows and groups as there.
         walks: walks per row, rounded up to the same number, at least two, of draws for each background row.
         design: "plain": independent orders; "antithetic": each order and its reverse; "circular": an order closed to a
             circle and walked from every player both ways, which meets every player at every place equally often and asks
