@@ -288,6 +288,7 @@ def tree() -> tuple[Figure, str]:
 
 
 LEFT_OUT = {
+    "Windows filled with what could stand there (prediction-difference-analysis)": "figure to come",
     "Prediction differences (prediction-decomposition)": "figure to come",
     "Surrogates (lime, sp-lime)": "figure to come",
     "Effects of columns (pdp, ice, accumulated-local-effects, sobol-indices, functional-anova, "
