@@ -288,6 +288,7 @@ def tree() -> tuple[Figure, str]:
 
 
 LEFT_OUT = {
+    "Objects and disturbances (o-drl-object-saliency, sensitivity-analysis)": "figure to come",
     "Windows filled with what could stand there (prediction-difference-analysis)": "figure to come",
     "Prediction differences (prediction-decomposition)": "figure to come",
     "Surrogates (lime, sp-lime)": "figure to come",

@@ -39,9 +39,9 @@ class ObjectSaliency(Method):
         background: the colour that takes an object's place: each picture's most frequent ("mode") or "median" per
             channel; a number fills.
 
-    ``data={"ghost": template, ...}``: a template (channels, height, width) for each kind, of the picture's own channels, or
-    (1 or fewer, …) for the first ones. ``data={"templates": {...}, "channels": {"ghost": 4}}`` names the input channel in
-    which the objects of a kind are marked, as in an object-sensitive network; templates then cover the other channels.
+    ``data={"ghost": template, ...}``: a template (channels, height, width) for each kind, of the picture's own channels or
+    the first of them; or one tensor (kinds, channels, height, width). ``data={"templates": ..., "channels": {"ghost": 4}}``
+    names the input channel in which a kind is marked, as in an object-sensitive network; templates then cover the others.
 
     Cost: one forward per object, and one.
     Known failures: objects that look unlike their template (turned, scaled, hidden in part) are not found; taking one away
@@ -77,8 +77,6 @@ class ObjectSaliency(Method):
             "003": "passive/attribution/local",
         },
         claims=("rowwise", "deterministic", "linear", "implementation invariant", "spelling invariant", "score scale"),
-        exempt={},
-        trial={},
         cost="1 forward per object, and 1",
         supports=("how much this score would change were this object not there",),
         limits=("objects that no template finds", "objects that can stand in for each other: taking one costs nothing"),
@@ -210,6 +208,8 @@ def _templates(data: Any, x: Tensor) -> tuple[dict[str, Tensor], dict[str, int]]
     if isinstance(data, Mapping) and "templates" in data and set(data) <= {"templates", "channels"}:
         channels = dict(data.get("channels") or {})
         data = data["templates"]
+    if isinstance(data, Tensor) and data.dim() == 4:
+        data = {str(number): template for number, template in enumerate(data)}
     if not isinstance(data, Mapping) or not data:
         raise NeedError(
             "Object saliency needs a template for each kind of object",
