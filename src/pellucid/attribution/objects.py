@@ -84,11 +84,10 @@ class ObjectSaliency(Method):
 
     def explain(self, subject: Subject, ask: Ask, state: Any) -> Attribution:
         self._check()
-        x = ask.inputs.floats[0]
         if len(ask.inputs.floats) != 1 or ask.layer is not None:
-            raise InputError(
-                "Object saliency needs one picture per row, and no 'layer'", got=str(ask.layer or "inputs")
-            )
+            got = f"{len(ask.inputs.floats)} pictures" if ask.layer is None else f"layer={str(ask.layer)!r}"
+            raise InputError("Object saliency needs one picture per row, and no 'layer'", got=got)
+        x = ask.inputs.floats[0]
         templates, channels = _templates(ask.data, x)
         marked = set(channels.values())
         seen = [c for c in range(x.shape[1]) if c not in marked]
