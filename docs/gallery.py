@@ -291,7 +291,7 @@ LEFT_OUT = {
     "Objects and disturbances (o-drl-object-saliency, sensitivity-analysis)": "figure to come",
     "Windows filled with what could stand there (prediction-difference-analysis)": "figure to come",
     "Prediction differences (prediction-decomposition)": "figure to come",
-    "Surrogates (lime, sp-lime)": "figure to come",
+    "Surrogates (lime, sp-lime, streak)": "figure to come",
     "Effects of columns (pdp, ice, accumulated-local-effects, sobol-indices, functional-anova, "
     "generalized-functional-anova, fanova-forest)": "figure to come",
     "Attention (attention-weight-heatmap, attention-rollout, generic-attention-relevance, "
