@@ -20,6 +20,8 @@ from pellucid.engine.inputs import Inputs
 from pellucid.engine.subject import Subject
 
 OWN = "explanation"
+# Truth values held at once while features go one after the other.
+MASKS = 1 << 26
 
 
 @dataclass(eq=False)
@@ -41,6 +43,11 @@ class Judged:
         """The attribution's values."""
         assert isinstance(self.result, Attribution)
         return self.result.values
+
+    @property
+    def parts(self) -> list[Tensor]:
+        """The attribution's tensors."""
+        return tensors(self.values)
 
     def again(self, inputs: Inputs, rows: Tensor, seed: int | None = None) -> Explanation:
         """The method's answer about other inputs, one for each entry of `rows`, whose targets they keep."""
@@ -120,7 +127,7 @@ class Evaluation(Method, abc.ABC):
 def players(judged: Judged, spec: str | tuple[Any, ...], baseline: float | str = 0.0) -> tuple[Game, Tensor]:
     """The game of the explained place's features, and each feature's figure (rows, players): the sum of its values."""
     found = coalition.game(replace(judged.ask, data=None), spec, baseline)
-    parts = tensors(judged.values)
+    parts = judged.parts
     if [tuple(p.shape) for p in parts] != [tuple(x.shape) for x in found.held.floats]:
         raise MethodError(
             "The attribution must have the shape of the explained place to be measured feature by feature",
@@ -135,3 +142,42 @@ def random_order(seed: int, keys: list[bytes], count: int) -> Tensor:
 
     orders = [seeds.generator(seed, key, 0).permutation(count) for key in keys]
     return torch.stack([torch.from_numpy(order) for order in orders])
+
+
+def ranking(figures: Tensor, *, most_first: bool = True) -> Tensor:
+    """Each row's features (rows, players) by their figures; equal ones in the order of their numbers."""
+    return figures.argsort(dim=1, descending=most_first, stable=True)
+
+
+def along(game: Game, order: Tensor, counts: Tensor, *, gone: bool = True, label: str = "") -> Tensor:
+    """The scores (rows, points) with the first `counts` features of each row's order gone, or, if not `gone`, alone."""
+    rank = torch.empty_like(order).scatter_(1, order, torch.arange(game.players).expand_as(order))
+    found = torch.empty(len(order), len(counts), dtype=torch.float64)
+    size = max(1, MASKS // (len(counts) * game.players))
+    for start in range(0, len(order), size):
+        rows = torch.arange(start, min(start + size, len(order)))
+        first = rank[rows, None, :] < counts[None, :, None]
+        found[rows] = game.worth(~first if gone else first, rows=rows, label=label)
+    return found
+
+
+def overall(values: Tensor) -> dict[str, Any]:
+    """The mean over rows with its 95 % interval by Student's t, as plain data; rows that are not finite are listed."""
+    from scipy.stats import t
+
+    flat = values.detach().double().cpu()
+    good = torch.isfinite(flat)
+    kept, count = flat[good], int(good.sum())
+    found: dict[str, Any] = {"rows": count, "excluded": (~good).nonzero()[:, 0].tolist()}
+    found["mean"] = float(kept.mean()) if count else None
+    if count > 1:
+        half = float(t.ppf(0.975, count - 1)) * float(kept.std()) / count**0.5
+        found |= {"low": float(kept.mean()) - half, "high": float(kept.mean()) + half}
+    return found
+
+
+def counted(**settings: tuple[Any, int]) -> None:
+    """Refuse settings that are no ints of at least so much: `counted(steps=(self.steps, 1))`."""
+    for name, (value, least) in settings.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise MethodError(f"The '{name}' must be an int of at least {least}", got=repr(value))

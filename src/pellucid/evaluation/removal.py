@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
 from pellucid.contract import Card, Measure
 from pellucid.contract.errors import MethodError
 from pellucid.engine import Ask, Subject
-from pellucid.engine.coalition import Game
-from pellucid.engine.evaluation import Evaluation, Judged, players, random_order
+from pellucid.engine.evaluation import Evaluation, Judged, along, counted, players, random_order, ranking
 
 __all__ = ["InsertionDeletion"]
 
@@ -79,18 +77,17 @@ class InsertionDeletion(Evaluation):
     def check(self, ask: Ask, own: Mapping[str, Any]) -> None:
         if self.way not in WAYS:
             raise MethodError(f"The 'way' must be one of {WAYS}", got=repr(self.way))
-        for name, least in (("steps", 1), ("references", 2)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise MethodError(f"The '{name}' must be an int of at least {least}", got=repr(value))
+        counted(steps=(self.steps, 1), references=(self.references, 2))
 
     def measure(self, subject: Subject, ask: Ask, judged: Judged) -> Measure:
         game, figures = players(judged, self.features, self.baseline)
         counts = torch.linspace(0, game.players, min(self.steps, game.players) + 1).round().long()
-        order = figures.argsort(dim=1, descending=True, stable=True)
-        curve, share = self.curve(game, order, counts), counts.double() / game.players
+        order = ranking(figures)
+        gone, label = self.way == "deletion", self.card.title
+        curve, share = along(game, order, counts, gone=gone, label=label), counts.double() / game.players
         drawn = [random_order(ask.seed + k, ask.keys, game.players) for k in range(self.references)]
-        areas = torch.stack([torch.trapezoid(self.curve(game, o, counts), share, dim=1) for o in drawn])
+        curves = [along(game, o, counts, gone=gone, label=label) for o in drawn]
+        areas = torch.stack([torch.trapezoid(c, share, dim=1) for c in curves])
         area = torch.trapezoid(curve, share, dim=1)
         sign = -1.0 if self.way == "deletion" else 1.0
         facts = {
@@ -100,9 +97,3 @@ class InsertionDeletion(Evaluation):
         }
         better = "lower" if self.way == "deletion" else "higher"
         return Measure(values=area, better=better, unit="score", facts=facts, parts={"curve": curve, "share": share})
-
-    def curve(self, game: Game, order: Tensor, counts: Tensor) -> Tensor:
-        """The scores (rows, points) with the first `counts` features of each row's order gone, or alone there."""
-        rank = torch.empty_like(order).scatter_(1, order, torch.arange(game.players).expand_as(order))
-        first = rank[:, None, :] < counts[None, :, None]
-        return game.worth(~first if self.way == "deletion" else first, label=self.card.title)

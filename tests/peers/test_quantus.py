@@ -1,0 +1,86 @@
+"""Quantus's measurements of faithfulness and ours, on the same network, explanation and settings."""
+
+import sys
+import warnings
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import pellucid as px
+from pellucid.contract import Attribution, Card, Method
+from pellucid.evaluation import RegionPerturbation
+
+
+def load():
+    """The package, or a skipped test; imported without zennit, which may want torchvision."""
+    before = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "zennit"}
+    sys.modules["zennit"] = None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return pytest.importorskip("quantus", exc_type=ImportError)
+    finally:
+        sys.modules.pop("zennit")
+        sys.modules.update(before)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given(Method):
+    """Values drawn from a seed, the same for both libraries: sampled, so that no two are equal."""
+
+    card: ClassVar[Card] = Card(
+        name="test-given",
+        title="Given",
+        question="Which values?",
+        form="attribution",
+        scope="local",
+        citation="none",
+    )
+
+    def explain(self, subject, ask, state):
+        ask.score  # noqa: B018
+        return Attribution(values=values(ask.inputs.floats[0]))
+
+
+def values(x):
+    return torch.randn(x.shape, generator=torch.Generator().manual_seed(3)).to(x)
+
+
+def case(rows=3, height=6, width=9):
+    generator = torch.Generator().manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * height * width, 3))
+    for p in net.parameters():
+        p.data = torch.randn(p.shape, generator=generator) / 5
+    x = torch.randn(rows, 1, height, width, generator=generator)
+    net.eval()
+    return net, x, net(x).argmax(1)
+
+
+def ask_quantus(metric, net, x, y, **settings):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return metric(
+            model=net, x_batch=x.numpy(), y_batch=y.numpy(), a_batch=values(x).numpy(), device="cpu", softmax=False
+        )
+
+
+PLAIN = {"normalise": False, "abs": False, "disable_warnings": True, "display_progressbar": False}
+
+
+@pytest.mark.parametrize("order", ["morf", "lerf"])
+def test_region_perturbation(order):
+    """Quantus gives the falls after each region; the paper's mean also counts the input as it is, whose fall is zero."""
+    quantus = load()
+    net, x, y = case()
+    metric = quantus.RegionPerturbation(
+        patch_size=3, regions_evaluation=6, order=order, perturb_baseline="black", **PLAIN
+    )
+    falls = np.array(ask_quantus(metric, net, x, y))
+    ours = px.explain(net, x, RegionPerturbation(of=Given(), order=order, features=("patch", 3), fill="min"), target=y)
+    curve = ours.parts["curve"]
+    assert np.allclose(falls, (curve[:, :1] - curve[:, 1:]).numpy(), atol=1e-5)
+    assert np.allclose(falls.sum(1) / 7, ours.values.numpy(), atol=1e-5)
