@@ -385,9 +385,9 @@ WINDOWS = Occlusion(window=9, stride=7)
         Occlusion(window=(1, 10, 10), stride=(1, 9, 9)),
         FeatureAblation(features=("grid", 6)),
         FeatureAblation(features=("patch", 11), baseline="mean"),
-        FeatureAblation(features=("superpixels", 40)),
+        FeatureAblation(features=("patch", 7), baseline="blur"),
     ],
-    ids=["window", "oblong", "channel", "grid", "patch", "superpixels"],
+    ids=["window", "oblong", "channel", "grid", "patch", "blur"],
 )
 def test_parts_of_a_wide_network_are_chosen_where_they_pay(method: object, dtype: torch.dtype) -> None:
     model, x = made(Deep, dtype), F.avg_pool2d(rows((3, 60, 52), 2, dtype), 5, 1)
@@ -396,6 +396,19 @@ def test_parts_of_a_wide_network_are_chosen_where_they_pay(method: object, dtype
     path, difference = paths(model, x, method, target=2)
     assert path == "incremental"
     assert difference < (1e-10 if dtype is torch.float64 else 1e-4)
+
+
+@pytest.mark.usefixtures("always")
+def test_features_of_any_form_are_changed_within_their_boxes() -> None:
+    model, x = made(Deep, torch.float64), F.avg_pool2d(rows((3, 60, 52), 2, torch.float64), 5, 1)
+    for method, data in (
+        (FeatureAblation(features=("superpixels", 40)), None),
+        (FeatureAblation(features="channel"), None),
+        (FeatureAblation(), {"groups": (torch.arange(56)[:, None] + torch.arange(48))[None] % 7 - 1}),
+    ):
+        path, difference = paths(model, x, method, target=2, data=data)
+        assert path == "incremental"
+        assert difference < 1e-10
 
 
 def test_a_small_network_or_a_wide_window_is_left_to_whole_passes() -> None:

@@ -147,11 +147,16 @@ class _Inside:
     memory: int
     room: int
     kept: dict[int, Clean] = field(default_factory=dict)
+    layouts: dict[bytes, tuple[Spans, Grouping, list[Pair]]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, ask: Ask, parts: Parts, plan: Plan) -> _Inside | None:
-        """None where the explained values are no single map, or one row's values do not fit the memory."""
-        if len(parts.held.floats) != 1 or parts.held.floats[0].dim() != 4 or not parts.jobs:
+        """None where the explained values are no single map, or one row's values do not fit the memory.
+
+        On an accelerator many small steps cost more than few large ones: there whole passes are left as they are.
+        """
+        floats = parts.held.floats
+        if len(floats) != 1 or floats[0].dim() != 4 or floats[0].device.type != "cpu" or not parts.jobs:
             return None
         network = network_of(plan, 0 if ask.layer is not None else ask.inputs.explained[0])
         if network is None:
@@ -183,9 +188,7 @@ class _Inside:
         changes = _Changes(self.parts, row)
         moved = (changes.high > changes.low).all(0)
         jobs = np.flatnonzero(moved)
-        spans = self.network.survey(changes.low, changes.high)
-        found = grouping(self.network, spans, jobs) if len(jobs) else Grouping([], np.inf)
-        sizes = [self.network.job_bytes(spans, group) for group in found.groups]
+        spans, found, sizes = self._layout(changes, jobs)
         if found.gain < WORTH or any(size > self.memory for size, _ in sizes):
             return False
         answers = _Answers(self, ask, row, self._clean(row), fold, tell)
@@ -200,6 +203,16 @@ class _Inside:
         if self.ask.layer is None:
             return tensors
         return (self.parts.held.floats[0][row : row + 1], *(() if self.plan.closed else tensors))
+
+    def _layout(self, changes: _Changes, jobs: Places) -> tuple[Spans, Grouping, list[Pair]]:
+        """What the jobs change in the network, their groups, and what a job of each takes; mostly the same for all rows."""
+        key = changes.low.tobytes() + changes.high.tobytes()
+        if key not in self.layouts:
+            self.layouts.clear()
+            spans = self.network.survey(changes.low, changes.high)
+            found = grouping(self.network, spans, jobs) if len(jobs) else Grouping([], np.inf)
+            self.layouts[key] = spans, found, [self.network.job_bytes(spans, group) for group in found.groups]
+        return self.layouts[key]
 
     def _group(self, changes: _Changes, group: Places, spans: Spans, size: Pair, answers: _Answers) -> None:
         def work(start: int, stop: int) -> Any:

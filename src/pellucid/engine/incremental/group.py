@@ -15,8 +15,8 @@ import numpy as np
 from pellucid.engine.incremental.network import NEARLY_ALL, Network
 from pellucid.engine.incremental.reach import Places
 
-# Measured on a CPU, in multiplications: what moving a number costs, a weight into the cache too, and starting a step.
-_MOVE, _START = 32.0, 1.5e6
+# Measured on a CPU, in multiplications: moving a number (a weight into the cache too), starting a step, making a part.
+_MOVE, _START, _PART = 32.0, 4e6, 3e6
 _CLASSES = 6
 # The least predicted gain for which parts are worth their bookkeeping.
 WORTH = 1.5
@@ -68,7 +68,7 @@ class Costs:
             if not full[step] and size[:, step].all():
                 places = ((size[:, step] - 1) * stride + span).prod(1)
                 total += _MOVE * float((places * channels).sum())
-        return len(group) * total + self.starts
+        return len(group) * (total + _PART) + self.starts
 
 
 def grouping(network: Network, spans: dict[int, tuple[Places, Places]], jobs: Places) -> Grouping:
