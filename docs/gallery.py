@@ -290,6 +290,7 @@ def tree() -> tuple[Figure, str]:
 LEFT_OUT = {
     "Objects and disturbances (o-drl-object-saliency, sensitivity-analysis)": "figure to come",
     "Windows filled with what could stand there (prediction-difference-analysis)": "figure to come",
+    "Localisation (pointing-game)": "figure to come",
     "Prediction differences (prediction-decomposition)": "figure to come",
     "Surrogates (lime, sp-lime, streak)": "figure to come",
     "Effects of columns (pdp, ice, accumulated-local-effects, sobol-indices, functional-anova, "

@@ -26,6 +26,7 @@ NEEDS = {
     "graph": "inputs laid out as node features (rows, nodes, features) and adjacency (rows, nodes, nodes)",
     "data": "examples given as data=",
     "labels": "examples with their labels, given as data=(X, y)",
+    "masks": 'what people marked in each row, given as data={"masks": ...}',
 }
 
 CLAIMS = {

@@ -85,6 +85,15 @@ class Evaluation(Method, abc.ABC):
     wants: ClassVar[tuple[str, ...]] = ("attribution",)
     own: ClassVar[tuple[str, ...]] = ()
 
+    @property
+    def claims(self) -> tuple[str, ...]:
+        """What the card claims, where the held method does: nothing is surer than what it measures."""
+        held, own = as_method(self.of).claims, self.card.claims
+        if "deterministic" in held:
+            return own if "rowwise" in held else tuple(c for c in own if c != "rowwise")
+        kept = {c for c in own if c != "deterministic"} | ({"seeded"} & {*held})
+        return tuple(c for c in sorted(kept) if c != "rowwise" or "rowwise" in held)
+
     @abc.abstractmethod
     def measure(self, subject: Subject, ask: Ask, judged: Judged) -> Measure:
         """The measurement of what the held method answered."""

@@ -26,6 +26,12 @@ def check(card: Card, subject: Subject, rows: Inputs, data: Any, layer: object) 
             got="data=None",
             hint="data=X_train, or data=(X_train, y_train)",
         )
+    if data is None and "masks" in card.needs:
+        raise NeedError(
+            f"{card.title} needs to know which places of each row are the right ones",
+            got="data=None",
+            hint='data={"masks": ...}, with one truth value per place of each row',
+        )
     if "image" in card.needs and layer is None and any(x.dim() != 4 for x in rows.floats):
         raise InputError(
             f"{card.title} needs images: 'inputs' laid out as (rows, channels, height, width)",

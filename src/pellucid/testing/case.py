@@ -88,6 +88,8 @@ class Case:
         if "labels" in self.card.needs or "data" in self.card.needs:
             rows, labels = self.fixture.data(DATA_ROWS, dtype or self.dtype)
             found["data"] = (rows, labels) if "labels" in self.card.needs else rows
+        if "masks" in self.card.needs:
+            found["data"] = {"masks": half(self.fixture.inputs(1, SINGLE))}
         return found
 
     def explain(
@@ -138,6 +140,13 @@ class Case:
         if fixture.kind in ("tokens", "mixed", "sequence") and {"data", "labels"} & set(card.needs):
             return "learns from single floating inputs"
         return ""
+
+
+def half(inputs: Any) -> Tensor:
+    """A mask (1, places) of the first half of the places; an image's channels share theirs, as does a step's width."""
+    first = leaves(inputs)[0]
+    places = first[:, 0] if first.dim() == 4 else first[..., 0] if first.dim() == 3 else first
+    return (torch.arange(places.numel()) < places.numel() / 2).reshape(places.shape)
 
 
 def leaves(value: Any) -> list[Tensor]:

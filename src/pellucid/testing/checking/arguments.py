@@ -120,7 +120,7 @@ def bad_settings(case: Case) -> None:
 
 
 def _lacks_data(card: Any) -> str:
-    return "" if {"data", "labels"} & set(card.needs) else "not claimed: the method learns from no data"
+    return "" if {"data", "labels", "masks"} & set(card.needs) else "not claimed: the method learns from no data"
 
 
 @check("missing data", when=_lacks_data)
