@@ -93,11 +93,11 @@ def _plain(ask: Ask, parts: Parts, fold: Fold, label: str, rows: list[int]) -> N
 class _Changes:
     """What the jobs of one row change: the smallest box around it, and the values there."""
 
-    def __init__(self, parts: Parts, row: int) -> None:
+    def __init__(self, parts: Parts, row: int, memory: int) -> None:
         self.parts, self.row, self.x = parts, row, parts.held.floats[0][row]
         self._kept: Tensor | None = None
         differs = [fills[0][row] != self.x for fills in parts.fills]
-        size = max(1, _BLOCK // self.x[0].numel())
+        size = max(1, min(_BLOCK, memory // 16) // self._masks(np.zeros(1, dtype=np.int64)).numel())
         boxes = [self._boxes(moves, size) for moves in differs]
         self.low, self.high = (np.concatenate(each, 1) for each in zip(*boxes, strict=True))
 
@@ -185,7 +185,7 @@ class _Inside:
     def row(self, ask: Ask, row: int, fold: Fold, tell: Tell) -> bool:
         """All jobs of one row; False, with nothing done, where whole passes are as good."""
         self.plan.check()
-        changes = _Changes(self.parts, row)
+        changes = _Changes(self.parts, row, self.ask.memory)
         moved = (changes.high > changes.low).all(0)
         jobs = np.flatnonzero(moved)
         spans, found, sizes = self._layout(changes, jobs)
