@@ -1,5 +1,6 @@
 """The gallery names figures that exist and leaves no family of attribution methods unmentioned."""
 
+import json
 import re
 from pathlib import Path
 
@@ -56,3 +57,9 @@ def test_linked_methods_are_in_the_catalogue_and_the_page_in_the_index(page):
     assert linked
     assert linked <= set(registered())
     assert "\ngallery/index\n" in (DOCS / "index.md").read_text(encoding="utf-8")
+
+
+def test_the_numbers_kept_are_those_of_the_figures(page, figures):
+    kept = json.loads((DOCS / "gallery" / "numbers.json").read_text(encoding="utf-8"))
+    assert set(kept) == {path.stem for path in figures}
+    assert all(f"\n{record['sentence']}\n" in page for record in kept.values())
