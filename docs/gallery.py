@@ -38,7 +38,7 @@ LEFT_OUT = {
     "Windows filled with what could stand there (prediction-difference-analysis)": "figure to come",
     "Localisation (pointing-game)": "figure to come",
     "Prediction differences (prediction-decomposition)": "figure to come",
-    "Surrogates (lime, sp-lime, streak)": "figure to come",
+    "Surrogates (lime, sp-lime, streak, maple)": "figure to come",
     "Effects of columns (pdp, ice, accumulated-local-effects, sobol-indices, functional-anova, "
     "generalized-functional-anova, fanova-forest)": "figure to come",
     "Attention (attention-weight-heatmap, attention-rollout, generic-attention-relevance, "
