@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pellucid.contract.storage import load
     from pellucid.engine import Subject, explain
     from pellucid.engine.target import margin, unit
+    from pellucid.evaluation.comparing import compare
 
 _HOME = {
     "explain": "pellucid.engine",
@@ -20,13 +21,14 @@ _HOME = {
     "unit": "pellucid.engine.target",
     "margin": "pellucid.engine.target",
     "load": "pellucid.contract.storage",
+    "compare": "pellucid.evaluation",
     **dict.fromkeys(
         ("Attribution", "Semantics", "Rules", "Examples", "Text", "Measure", "Explanation", "Method", "Card"),
         "pellucid.contract",
     ),
 }
 _MODULES = (
-    *("attribution", "catalogue", "contract", "engine", "examples", "report", "rules", "show", "testing"),
+    *("attribution", "catalogue", "contract", "engine", "evaluation", "examples", "report", "rules", "show", "testing"),
     *("worlds", "zoo"),
 )
 
@@ -55,6 +57,7 @@ __all__ = [
     "Subject",
     "Text",
     "catalogue",
+    "compare",
     "explain",
     "load",
     "margin",

@@ -19,6 +19,7 @@ COMMANDS = {
     "explain": "Explain a model's answers for some inputs.",
     "methods": "List the methods: what each answers, gives and needs.",
     "check": "Say which methods apply to a model, and what stands in the way of the others.",
+    "compare": "Measure several methods on the same rows: a table, with what does not fit and why.",
     "report": "Write a page about a model's answers for some inputs.",
 }
 HELP = """Understand a trained network, and know how far each explanation can be believed.

@@ -19,6 +19,7 @@ from pellucid.app import inputs, models, terminal
 from pellucid.contract import storage
 from pellucid.contract.errors import InputError
 from pellucid.contract.explanation import Attribution, Explanation, tensors
+from pellucid.show import comparison
 
 SHOWN = 8
 
@@ -111,6 +112,9 @@ def _finite(value: Any) -> Any:
 
 def as_csv(result: Explanation, names: Sequence[str]) -> str:
     """One line per row: its name, its facts, and its values where there is one for each part of the row."""
+    if comparison.is_one(result):
+        headings, rows = comparison.table(result)
+        return "".join(",".join(map(terminal.cell, line)) + "\r\n" for line in [headings, *rows])
     count = len(names)
     parts = tensors(result.values) if isinstance(result, Attribution) else []
     flat = [p.detach().cpu().double().flatten(1) for p in parts if p.dim() > 1 and p.shape[0] == count]

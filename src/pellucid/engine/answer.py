@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import pellucid
+from pellucid.contract.card import Card
 from pellucid.contract.errors import InputError, ModelCallError, NeedError, PellucidError
 from pellucid.contract.explanation import Attribution, Context, Explanation, tensors
 from pellucid.contract.method import Method, as_method
@@ -63,22 +66,34 @@ def explain(
     """
     method = as_method(method)
     subject = as_subject(model)
-    ask = _ask(subject, inputs, method, target, layer, data, seed, memory, progress)
-    started = time.perf_counter()
+    ask = question(subject, inputs, method.card, target, layer, data, seed, memory, progress)
+    with asking(subject, ask):
+        return answer(subject, ask, method, layer)
+
+
+@contextlib.contextmanager
+def asking(subject: Subject, ask: Ask) -> Iterator[None]:
+    """The model as it has to be while it is asked, and as it was afterwards."""
     with guard.untouched(subject.module), torch.inference_mode(False):
         module, ask.model_hash = subject.module, subject.state_hash()
         if module is not None and module.training | any(m.training for m in module.modules()):
             module.eval()
-        try:
-            state = method.prepare(subject, ask)
-            result = method.explain(subject, ask, state)
-        except PellucidError:
-            raise
-        except Exception as error:
-            _blame_inputs(error, subject, ask)
-            error.add_note(f"while explaining {type(module or subject.model).__name__} by {method.card.name}")
-            raise
-    return _stamp(result, subject, ask, method, layer, time.perf_counter() - started)
+        yield
+
+
+def answer(subject: Subject, ask: Ask, method: Method, layer: str | None) -> Any:
+    """One method's answer, checked and stamped; inside `asking`."""
+    started = time.perf_counter()
+    try:
+        state = method.prepare(subject, ask)
+        result = method.explain(subject, ask, state)
+    except PellucidError:
+        raise
+    except Exception as error:
+        _blame_inputs(error, subject, ask)
+        error.add_note(f"while explaining {type(subject.module or subject.model).__name__} by {method.card.name}")
+        raise
+    return stamp(result, subject, ask, method, layer, time.perf_counter() - started)
 
 
 def _blame_inputs(error: Exception, subject: Subject, ask: Ask) -> None:
@@ -97,10 +112,10 @@ def _blame_inputs(error: Exception, subject: Subject, ask: Ask) -> None:
             ) from error
 
 
-def _ask(
+def question(
     subject: Subject,
     inputs: Any,
-    method: Method,
+    card: Card | None,
     target: Any,
     layer: str | None,
     data: Any,
@@ -109,8 +124,9 @@ def _ask(
     progress: Any,
 ) -> Ask:
     """Everything the caller said, checked before the model runs."""
-    rows, card = as_inputs(inputs), method.card
-    needs.check(card, subject, rows, data, layer)
+    rows = as_inputs(inputs)
+    if card is not None:
+        needs.check(card, subject, rows, data, layer)
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise InputError("The 'seed' must be an int", got=repr(seed))
     _same_kind(subject, rows)
@@ -160,7 +176,8 @@ def _names_fit(subject: Subject, rows: Inputs) -> None:
         )
 
 
-def _stamp(result: Any, subject: Subject, ask: Ask, method: Method, layer: str | None, seconds: float) -> Any:
+def stamp(result: Any, subject: Subject, ask: Ask, method: Method, layer: str | None, seconds: float) -> Any:
+    """The result with its source and context, after its form was checked."""
     card = method.card
     if not isinstance(result, Explanation) or result.form != card.form:
         raise TypeError(f"{card.name} must return the form {card.form!r}, and returned {type(result).__name__}")
@@ -182,13 +199,14 @@ def _stamp(result: Any, subject: Subject, ask: Ask, method: Method, layer: str |
     )
     return result.replace(
         facts={k: v.detach().cpu() for k, v in result.facts.items()},
-        source={**_source(subject, ask, method, layer, seconds), **result.source},
+        source={**source(subject, ask, method, layer, seconds), **result.source},
         context=context,
         **changes,
     )
 
 
-def _source(subject: Subject, ask: Ask, method: Method, layer: str | None, seconds: float) -> dict[str, Any]:
+def source(subject: Subject, ask: Ask, method: Method, layer: str | None, seconds: float) -> dict[str, Any]:
+    """Where a result comes from: method and settings, question, versions, hashes, time."""
     module = subject.module
     wanted = ask.wanted.tolist() if isinstance(ask.wanted, Tensor) else ask.wanted
     return {

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pellucid.contract import Measure
-from pellucid.show import draw, palette
+from pellucid.show import comparison, draw, palette
 from pellucid.show.facts import card_of, title_of, verdicts
 from pellucid.show.options import Options
 from pellucid.show.words import Account, clean, counted, number
@@ -19,6 +19,8 @@ BETTER = {"higher": "higher is better", "lower": "lower is better"}
 
 def figure(result: Measure, wanted: Options) -> Figure:
     """A number, bars for a few values, a histogram for many, lines for a table of curves, a strip for the rest."""
+    if comparison.is_one(result):
+        return comparison.figure(result, wanted)
     values = palette.finite(result.values).numpy()
     title = f"{title_of(result)}" + (f" ({BETTER[result.better]})" if result.better in BETTER else "")
     whole = draw.canvas(6.4, 1.4 if values.size == 1 else 3.2)
@@ -84,6 +86,8 @@ def _open(axes: Any) -> None:
 
 def account(result: Measure, wanted: Options) -> Account:
     """The result in plain words."""
+    if comparison.is_one(result):
+        return comparison.account(result, wanted)
     card, values = card_of(result), palette.finite(result.values).flatten()
     unit = f" {clean(result.unit)}" if result.unit else ""
     if values.numel() == 1:

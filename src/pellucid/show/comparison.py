@@ -1,0 +1,143 @@
+"""Methods compared: a table of figures coloured by rank, and how far the methods' maps agree; and the same in words."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeGuard
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+
+from pellucid.contract import Explanation, Measure
+from pellucid.show import draw
+from pellucid.show.options import Options
+from pellucid.show.words import Account, clean, counted, listed, number
+
+ARROWS = {"higher": "higher is better", "lower": "lower is better", "neither": "neither way is better"}
+MOST = 60  # methods whose lines are drawn
+RANKS, AGREES = "Purples_r", "coolwarm"
+
+
+def is_one(result: Explanation) -> TypeGuard[Measure]:
+    """Whether a result is a comparison of methods."""
+    return isinstance(result, Measure) and isinstance(result.source.get("comparison"), dict)
+
+
+def figure(result: Measure, wanted: Options) -> Figure:
+    """The table and, beside it, the agreement of the maps."""
+    told, values = result.source["comparison"], result.values
+    shown = _order(result)[:MOST]
+    names = [clean(told["methods"][i], 34) for i in shown]
+    metrics = [clean(m, 28) for m in told["metrics"]]
+    tall = 1.9 + 0.24 * len(shown)
+    whole = draw.canvas(3.2 + 1.0 * len(metrics) + 0.6 + 0.22 * len(shown), tall)
+    table, maps = whole.subplots(1, 2, width_ratios=(1.0 * len(metrics), 0.6 + 0.22 * len(shown)))
+    _table(table, result, shown, names, metrics)
+    _agreement(whole, maps, result, shown, names)
+    left = len(values) - len(shown)
+    draw.head(whole, wanted.headed, f"{counted(len(values), 'method')} compared{f'; {left} not drawn' if left else ''}")
+    draw.foot(
+        whole,
+        "Darker is a better rank. Figures are means over the rows; a dash where there is none, with the reason in words.",
+    )
+    return whole
+
+
+def _order(result: Measure) -> list[int]:
+    """The methods by their mean rank, those without a figure last."""
+    rank = result.parts["rank"].double()
+    mean = rank.nan_to_num(0).sum(1) / rank.isfinite().sum(1)
+    return sorted(range(len(rank)), key=lambda i: (not math.isfinite(mean[i]), float(mean[i].nan_to_num()), i))
+
+
+def _table(axes: Any, result: Measure, shown: list[int], names: list[str], metrics: list[str]) -> None:
+    rank, values = result.parts["rank"].numpy()[shown], result.values.numpy()[shown]
+    count = max(1, len(result.values))
+    shade = np.where(np.isfinite(rank), (rank - 1) / max(1, count - 1), 1.0)
+    pixels = colormaps[RANKS](0.25 + 0.75 * shade)
+    pixels[~np.isfinite(rank)] = (0.97, 0.97, 0.97, 1.0)
+    axes.imshow(pixels, aspect="auto", interpolation="nearest")
+    for i, j in np.ndindex(*values.shape):
+        known = math.isfinite(values[i, j])
+        dark = known and math.isfinite(rank[i, j]) and shade[i, j] < 0.45
+        text = number(float(values[i, j])) if known else "–"
+        colour = "white" if dark else "#22262e"
+        draw.note(axes, j, i, text, fontsize=7, ha="center", va="center", color=colour, longest=12)
+    draw.bare(axes)
+    draw.labels(axes.yaxis, range(len(names)), names, longest=34)
+    better = result.source["comparison"]["better"]
+    heads = [
+        f"{m}\n({ARROWS.get(better.get(raw, ''), '')})"
+        for m, raw in zip(metrics, result.source["comparison"]["metrics"], strict=True)
+    ]
+    axes.xaxis.tick_top()
+    draw.labels(axes.xaxis, range(len(heads)), heads, longest=60, rotation=30, ha="left")
+    axes.tick_params(length=0)
+
+
+def _agreement(whole: Figure, axes: Any, result: Measure, shown: list[int], names: list[str]) -> None:
+    found = result.parts["agreement"].numpy()[np.ix_(shown, shown)]
+    image = axes.imshow(np.ma.masked_invalid(found), cmap=AGREES, vmin=-1, vmax=1, interpolation="nearest")
+    axes.set_facecolor("#e6e8ec")
+    draw.bare(axes)
+    axes.set_yticks(range(len(names)), [str(i + 1) for i in range(len(names))], fontsize=6)
+    axes.set_xticks(range(len(names)), [str(i + 1) for i in range(len(names))], fontsize=6)
+    axes.tick_params(length=0)
+    draw.title(axes, "Agreement of the maps, lines as at the left")
+    bar = whole.colorbar(image, ax=axes, shrink=0.6, aspect=18)
+    bar.ax.tick_params(labelsize=7)
+    draw.plain(bar.ax.set_ylabel("Spearman correlation, mean over rows", fontsize=7, color=draw.FAINT))
+
+
+def account(result: Measure, wanted: Options) -> Account:
+    """The table in words: who is best at what, how far the figures agree, what was refused."""
+    told = result.source["comparison"]
+    lines = []
+    for j, metric in enumerate(told["metrics"]):
+        order = [i for i in range(len(told["methods"])) if result.parts["rank"][i, j].isfinite()]
+        order.sort(key=lambda i: float(result.parts["rank"][i, j]))
+        if order:
+            best = [f"{clean(told['methods'][i])} ({_with_interval(result, i, j)})" for i in order[:3]]
+            lines.append(f"By {clean(metric)}, where {ARROWS[told['better'][metric]]}, the first are {listed(best)}.")
+    for method, reasons in told["refused"].items():
+        for metric, why in reasons.items():
+            about = (
+                f"{clean(method)} could not be measured by {clean(metric)}"
+                if metric
+                else f"{clean(method)} does not fit"
+            )
+            lines.append(f"{about}: {clean(why, 300)}")
+    for method, rows in told["without"].items():
+        lines.append(
+            f"{clean(method)} has no figure for {listed([f'row {r}' for r in rows[:8]])}; the means are without them."
+        )
+    first = clean(told["recommended"])
+    believed = f"{first} has the best median rank. " if first else ""
+    return Account(
+        asked="Which explanation of this model can be believed most?",
+        mattered=tuple(lines),
+        believed=(believed + "Metrics that disagree measure different things; none of them is the truth.",),
+        supports=("which method does better at a metric on these rows, where the intervals do not overlap",),
+        cannot=(
+            "which method is best on other rows or models",
+            "what the network computes: a metric can be satisfied by chance",
+        ),
+    )
+
+
+def _with_interval(result: Measure, i: int, j: int) -> str:
+    low, high = float(result.parts["low"][i, j]), float(result.parts["high"][i, j])
+    between = f", {number(low)} to {number(high)}" if math.isfinite(low) else ""
+    return number(float(result.values[i, j])) + between
+
+
+def table(result: Measure) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Headings and lines of the table as text, best mean rank first."""
+    told = result.source["comparison"]
+    lines = []
+    for i in _order(result):
+        name = told["methods"][i]
+        figures = [number(float(v)) if math.isfinite(v) else "–" for v in result.values[i].tolist()]
+        lines.append((name, *figures, told["refused"].get(name, {}).get("", "")))
+    return ("method", *told["metrics"], "does not fit"), lines
