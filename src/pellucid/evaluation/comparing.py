@@ -22,11 +22,10 @@ from pellucid.engine.evaluation import OWN, Evaluation, Judged
 __all__ = ["compare"]
 
 # What a comparison measures unless it is told: faithfulness, stability, sanity, readability.
-DEFAULT: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("insertion-deletion", {"way": "deletion"}),
-    ("insertion-deletion", {"way": "insertion"}),
-)
-LEVEL = 1.96
+DEFAULT: dict[str, tuple[str, dict[str, Any]]] = {
+    "deletion": ("insertion-deletion", {"way": "deletion"}),
+    "insertion": ("insertion-deletion", {"way": "insertion"}),
+}
 
 
 def compare(
@@ -181,7 +180,7 @@ def _metrics(given: Any) -> dict[str, Evaluation]:
     """The metrics by label."""
     if isinstance(given, str) and given == "default":
         known = registered()
-        found = {_label(name, settings): known[name](**settings) for name, settings in DEFAULT}
+        found = {label: known[name](**settings) for label, (name, settings) in DEFAULT.items()}
     else:
         found = _labelled(given, "metrics")
     measured: dict[str, Evaluation] = {}
@@ -194,10 +193,6 @@ def _metrics(given: Any) -> dict[str, Evaluation]:
             raise MethodError(f"The metric {label!r} must measure attributions", got=" or ".join(metric.wants))
         measured[label] = metric
     return measured
-
-
-def _label(name: str, settings: Mapping[str, Any]) -> str:
-    return ", ".join([name, *(f"{v}" for v in settings.values())])
 
 
 def _labelled(given: Any, argument: str) -> dict[str, Method]:

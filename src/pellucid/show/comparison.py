@@ -28,11 +28,11 @@ def figure(result: Measure, wanted: Options) -> Figure:
     """The table and, beside it, the agreement of the maps."""
     told, values = result.source["comparison"], result.values
     shown = _order(result)[:MOST]
-    names = [clean(told["methods"][i], 34) for i in shown]
+    names = [f"{clean(told['methods'][i], 34)}  {line}" for line, i in enumerate(shown, 1)]
     metrics = [clean(m, 28) for m in told["metrics"]]
     tall = 1.9 + 0.24 * len(shown)
-    whole = draw.canvas(3.2 + 1.0 * len(metrics) + 0.6 + 0.22 * len(shown), tall)
-    table, maps = whole.subplots(1, 2, width_ratios=(1.0 * len(metrics), 0.6 + 0.22 * len(shown)))
+    whole = draw.canvas(3.6 + 1.3 * len(metrics) + 1.6 + 0.2 * len(shown), tall)
+    table, maps = whole.subplots(1, 2, width_ratios=(1.3 * len(metrics), 1.6 + 0.2 * len(shown)))
     _table(table, result, shown, names, metrics)
     _agreement(whole, maps, result, shown, names)
     left = len(values) - len(shown)
@@ -72,13 +72,22 @@ def _table(axes: Any, result: Measure, shown: list[int], names: list[str], metri
         for m, raw in zip(metrics, result.source["comparison"]["metrics"], strict=True)
     ]
     axes.xaxis.tick_top()
-    draw.labels(axes.xaxis, range(len(heads)), heads, longest=60, rotation=30, ha="left")
+    draw.labels(
+        axes.xaxis,
+        range(len(heads)),
+        heads,
+        longest=60,
+        rotation=0 if len(heads) < 4 else 30,
+        ha="center" if len(heads) < 4 else "left",
+    )
     axes.tick_params(length=0)
 
 
 def _agreement(whole: Figure, axes: Any, result: Measure, shown: list[int], names: list[str]) -> None:
     found = result.parts["agreement"].numpy()[np.ix_(shown, shown)]
-    image = axes.imshow(np.ma.masked_invalid(found), cmap=AGREES, vmin=-1, vmax=1, interpolation="nearest")
+    image = axes.imshow(
+        np.ma.masked_invalid(found), cmap=AGREES, vmin=-1, vmax=1, interpolation="nearest", aspect="auto"
+    )
     axes.set_facecolor("#e6e8ec")
     draw.bare(axes)
     axes.set_yticks(range(len(names)), [str(i + 1) for i in range(len(names))], fontsize=6)
