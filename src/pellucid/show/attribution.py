@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pellucid.contract import Attribution
-from pellucid.show import curves, draw, matrix, palette, shares
+from pellucid.show import curves, draw, matrix, palette, shares, strategies
 from pellucid.show.answer import Answer, answers, class_name
 from pellucid.show.facts import UNJUDGED, Verdict, card_of, judged, title_of, verdicts
 from pellucid.show.options import Options
@@ -23,8 +23,10 @@ PHOTOGRAPH = 32
 def figure(result: Attribution, wanted: Options) -> Figure:
     """One line of panels for each row: the input where it is known, then a panel for each part of the values.
 
-    Shares of a variance and curves over columns have figures of their own.
+    Shares of a variance, curves over columns and groups of rows have figures of their own.
     """
+    if strategies.has(result):
+        return strategies.figure(result, wanted)
     if shares.has(result):
         return shares.figure(result, wanted)
     if curves.has(result):
@@ -245,6 +247,8 @@ def account(result: Attribution, wanted: Options) -> Account:
 
 def mattered(result: Attribution, row: int, most: int = 3) -> str:
     """Which parts of a row raised and lowered the score most, in words."""
+    if strategies.has(result):
+        return strategies.mattered(result, row, min(most, 3))
     if shares.has(result):
         return shares.mattered(result, row, min(most, 3))
     if curves.has(result) and (steepest := curves.mattered(result, row, min(most, 3))):
