@@ -37,7 +37,8 @@ LEFT_OUT = {
     "Shares of a regression (lmg-shapley-regression)": "figure to come",
     "Objects and disturbances (o-drl-object-saliency, sensitivity-analysis)": "figure to come",
     "Windows filled with what could stand there (prediction-difference-analysis)": "figure to come",
-    "Localisation (pointing-game)": "figure to come",
+    "Localisation (pointing-game, cam-localisation, object-relevance-ratio, human-attention-benchmark-mohseni, "
+    "attention-lesion-overlap)": "figure to come",
     "Prediction differences (prediction-decomposition)": "figure to come",
     "Surrogates (lime, sp-lime, streak, maple)": "figure to come",
     "Effects of columns (pdp, ice, accumulated-local-effects, sobol-indices, functional-anova, "

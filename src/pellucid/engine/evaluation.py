@@ -57,8 +57,11 @@ class Judged:
         return found
 
     def elsewhere(self, model: Any) -> Explanation:
-        """The method's answer about another model, for the same inputs and targets; nothing fitted carries over."""
-        subject = replace_model(self.subject, model)
+        """The method's answer about another model, for the same inputs and targets; nothing fitted carries over.
+
+        A `Subject` is asked as it is; of a bare model it is assumed that it is called as the first one is.
+        """
+        subject = model if isinstance(model, Subject) else replace_model(self.subject, model)
         settled, wanted = self.ask.target, self.ask.wanted
         wanted = settled.index if settled.index is not None else wanted
         asked = replace(self.ask, subject=subject, wanted=wanted, output=None, _target=None, model_hash="")
@@ -183,6 +186,14 @@ def overall(values: Tensor) -> dict[str, Any]:
         half = float(t.ppf(0.975, count - 1)) * float(kept.std()) / count**0.5
         found |= {"low": float(kept.mean()) - half, "high": float(kept.mean()) + half}
     return found
+
+
+def by_class(values: Tensor, classes: Tensor | None) -> dict[str, Any]:
+    """`overall` of each explained class's rows, by its number as text, where classes were explained."""
+    if classes is None:
+        return {}
+    own = classes.cpu()
+    return {str(int(c)): overall(values[(own == c).to(values.device)]) for c in own.unique()}
 
 
 def counted(**settings: tuple[Any, int]) -> None:

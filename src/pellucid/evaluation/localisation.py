@@ -12,8 +12,7 @@ from torch import Tensor
 from pellucid.contract import Card, Measure
 from pellucid.contract.errors import MethodError
 from pellucid.engine import Ask, Subject
-from pellucid.engine.evaluation import Evaluation, Judged
-from pellucid.engine.summary import over_rows
+from pellucid.engine.evaluation import Evaluation, Judged, by_class, overall
 from pellucid.evaluation.marked import maps, marks, near, refuse_pooling
 
 __all__ = ["PointingGame"]
@@ -39,8 +38,8 @@ class PointingGame(Evaluation):
     Where places at the border of the first \\|M| or ``top`` are equal, as many of them as fit are taken evenly. An empty M
     gives 0. Choose in ``figure`` which of them ``values`` is; `facts` hold all, with ``area``, the share of places in M
     (what ``mass`` and ``rank`` are by chance), ``chance``, that of places which would hit, and ``ties``, how many places
-    share the largest v. ``parts`` hold the mean over rows with its 95 % interval and by class: Zhang et al. average over
-    classes.
+    share the largest v. ``source["overall"]`` is the mean over rows with its 95 % interval, rows that are NaN listed;
+    ``source["by_class"]`` the same for each class: Zhang et al. average over these.
 
     Needs ``data={"masks": M}``, (rows, height, width) or (rows, steps or columns) truth values, or one row for all;
     ``"explanation"`` beside it is the explanation's own data. Maps coarser than an image are enlarged bilinearly.
@@ -56,8 +55,8 @@ class PointingGame(Evaluation):
     Cost: that of ``of``.
     Known failure: it assumes that the model looks at the object; an honest map of a model that reads the background scores
     low. Pointing reads a single place, and large masks are easy to hit: compare with ``chance``.
-    Source: Zhang, Lin, Brandt, Shen & Sclaroff 2016, §4.1; ``mass``: Wang et al. 2020, §4.3, and Arras, Osman & Samek
-    2022, §3.3, on maps without negative values; ``rank``: the latter.
+    Source: Zhang, Lin, Brandt, Shen & Sclaroff 2016, §4.1; ``mass``: Wang et al. 2020 (Score-CAM), and Arras, Osman &
+    Samek 2022 (CLEVR-XAI), on maps without negative values; ``rank``: the latter.
 
     Example:
         >>> import torch, pellucid as px
@@ -125,7 +124,7 @@ class PointingGame(Evaluation):
             better="higher",
             unit="share",
             facts={**figures, "area": area, "chance": chance, "ties": ties},
-            parts=over_rows(found, ask.explained_class),
+            source={"overall": overall(found), "by_class": by_class(found, ask.explained_class)},
         )
 
 

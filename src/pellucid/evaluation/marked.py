@@ -65,9 +65,9 @@ def maps(judged: Judged, at: tuple[int, ...], pooling: str) -> Tensor:
 
 
 def marks(ask: Ask, own: Mapping[str, Any], shares: bool = False) -> Tensor:
-    """The masks, (rows or 1, places): booleans, or with `shares` numbers from 0 to 1 that may be averages of people.
+    """The masks, (rows or 1, places): booleans, or with `shares` numbers from 0 to 1.
 
-    One mask serves all rows. An axis of one channel may follow the rows.
+    One mask serves all rows. An axis of one channel may follow the rows; with `shares`, one of people, who are averaged.
     """
     if own.get("masks") is None:
         raise NeedError(
@@ -77,8 +77,8 @@ def marks(ask: Ask, own: Mapping[str, Any], shares: bool = False) -> Tensor:
         )
     found = torch.as_tensor(own["masks"]).detach().cpu()
     at, layered = places(ask), ask.layer is not None
-    if found.dim() == len(at) + 2 and found.shape[1] == 1:
-        found = found[:, 0]
+    if found.dim() == len(at) + 2 and (shares or found.shape[1] == 1):
+        found = found.double().mean(1) if shares else found[:, 0]
     wrong = found.dim() != len(at) + 1 and not layered
     if wrong or found.shape[0] not in (1, ask.inputs.rows) or (not layered and tuple(found.shape[1:]) != at):
         raise InputError(

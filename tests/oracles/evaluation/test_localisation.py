@@ -1,49 +1,13 @@
 """Localisation against counting by hand, place by place."""
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import pytest
 import torch
 from torch import nn
 
 import pellucid as px
-from pellucid.contract import Attribution, Card, Method
+from nets.told import DOUBLE, NET, Told, drawn
 from pellucid.contract.errors import InputError, MethodError, NeedError
 from pellucid.evaluation import PointingGame
-
-DOUBLE = {"dtype": torch.float64}
-
-
-def drawn(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), **DOUBLE)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Told(Method):
-    """The inputs themselves as the explanation, so that a test can say what is measured."""
-
-    card: ClassVar[Card] = Card(
-        name="test-told",
-        title="Told",
-        question="What was told?",
-        form="attribution",
-        scope="local",
-        citation="none",
-        claims=("rowwise", "deterministic"),
-    )
-
-    def explain(self, subject, ask, state):
-        ask.score  # noqa: B018
-        return Attribution(values=ask.inputs.wrap(ask.inputs.floats))
-
-
-class Sums(nn.Module):
-    def forward(self, x):
-        return x.flatten(1).sum(1, keepdim=True) * torch.tensor([1.0, -1.0]).to(x)
-
-
-NET = Sums().eval()
 
 
 def measured(x, masks, target=0, **settings):
@@ -135,13 +99,13 @@ def test_a_sequences_steps_are_its_places():
 def test_rows_without_a_figure_are_listed_and_left_out():
     x = torch.stack([-torch.ones(4, **DOUBLE), torch.tensor([1.0, 2, 3, 4], **DOUBLE), torch.ones(4, **DOUBLE)])
     found = measured(x, torch.tensor([[True, True, False, False]]), figure="mass", target=torch.tensor([0, 0, 1]))
-    assert found.parts["undefined"].tolist() == [0]
     assert bool(found.values[0].isnan())
-    assert found.parts["mean"].item() == pytest.approx((0.3 + 0.5) / 2)
-    assert found.parts["classes"].tolist() == [0, 1]
-    assert found.parts["by_class"][:, 0].tolist() == pytest.approx([0.3, 0.5])
-    low, high = found.parts["interval"].tolist()
-    assert (low, high) == (pytest.approx(0.3), pytest.approx(0.5))  # of two rows drawn again, a quarter are all one
+    overall, by_class = found.source["overall"], found.source["by_class"]
+    assert (overall["excluded"], overall["rows"]) == ([0], 2)
+    assert overall["mean"] == pytest.approx((0.3 + 0.5) / 2)
+    half = 12.7062047 * 0.1  # Student's t at one degree of freedom; the standard error of 0.3 and 0.5
+    assert overall["high"] - overall["mean"] == pytest.approx(half)
+    assert {c: o["mean"] for c, o in by_class.items()} == {"0": pytest.approx(0.3), "1": pytest.approx(0.5)}
 
 
 def test_on_the_shapes_a_map_of_the_object_finds_it_and_its_opposite_does_not():
