@@ -473,3 +473,17 @@ def test_a_path_that_is_none_is_refused(path):
         result.save(path)
     with pytest.raises(InputError, match="path"):
         px.load(path)
+
+
+@pytest.mark.parametrize(
+    "method", ["feature-ablation", "occlusion-sensitivity", "shapley-value", "kernel-shap", "lime"]
+)
+def test_rows_whose_questions_got_no_answer_are_listed_and_the_others_complete(method):
+    def model(x):
+        return torch.where((x[:, :1] == 0) & (x[:, 1:2] > 5), torch.nan, x.sum(1, keepdim=True))
+
+    x = torch.tensor([[1.0, 2.0, 3.0], [1.0, 9.0, 3.0], [2.0, 2.0, 2.0]])
+    result = px.explain(model, x, method)
+    assert result.source["rows_without_values"] == [1]
+    assert torch.allclose(result.values[[0, 2]], px.explain(lambda x: x.sum(1, keepdim=True), x[[0, 2]], method).values)
+    assert "rows_without_values" not in px.explain(model, x[[0, 2]], method).source

@@ -188,6 +188,8 @@ def stamp(result: Any, subject: Subject, ask: Ask, method: Method, layer: str | 
     if isinstance(result, Attribution):
         if any(v.requires_grad for v in tensors(result.values)):
             raise TypeError(f"{card.name} returned values that are still in a graph")
+        if lost := sorted({row for v in tensors(result.values) for row in _lost(v)}):
+            changes["source"] = {"rows_without_values": lost}
         if result.target is None and ask.explained_class is not None:
             changes["target"] = ask.explained_class.clone()
     context = (
@@ -199,10 +201,15 @@ def stamp(result: Any, subject: Subject, ask: Ask, method: Method, layer: str | 
     )
     return result.replace(
         facts={k: v.detach().cpu() for k, v in result.facts.items()},
-        source={**source(subject, ask, method, layer, seconds), **result.source},
+        source={**source(subject, ask, method, layer, seconds), **result.source, **changes.pop("source", {})},
         context=context,
         **changes,
     )
+
+
+def _lost(values: Tensor) -> list[int]:
+    """The rows that have values which are not finite, as where the model gave no finite answer to some question."""
+    return (~values.isfinite()).reshape(len(values), -1).any(1).nonzero()[:, 0].tolist() if values.numel() else []
 
 
 def source(subject: Subject, ask: Ask, method: Method, layer: str | None, seconds: float) -> dict[str, Any]:
