@@ -40,7 +40,7 @@ LEFT_OUT = {
     "Localisation (pointing-game, cam-localisation, object-relevance-ratio, human-attention-benchmark-mohseni, "
     "attention-lesion-overlap)": "figure to come",
     "Prediction differences (prediction-decomposition)": "figure to come",
-    "Surrogates (lime, sp-lime, streak, maple)": "figure to come",
+    "Picked cases and other surrogates (sp-lime, streak, maple)": "figure to come",
     "Effects of columns (pdp, ice, accumulated-local-effects, sobol-indices, functional-anova, "
     "generalized-functional-anova, fanova-forest)": "figure to come",
     "Attention (attention-weight-heatmap, attention-rollout, generic-attention-relevance, "
@@ -48,7 +48,7 @@ LEFT_OUT = {
         "the zoo has no trained transformer, and the attention of an untrained one shows nothing about a decision"
     ),
     "Score maps (weakly-supervised-localization)": "figure to come",
-    "Shapley values (shapley-value, shapley-sampling, kernel-shap, qii)": "figure to come",
+    "Shapley values (shapley-sampling, kernel-shap, qii)": "figure to come",
     "Reconstructions (registration-reconstruction-explanation)": "figure to come",
     "Fisher vectors (lrp-fisher-vectors)": "figure to come",
     "Words and sequences (lrp-lstm, lrp-text-cnn, lrp-nmt, lrp-document-relevance, murdoch-szlam-lstm-decomposition, "

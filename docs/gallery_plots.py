@@ -1,0 +1,80 @@
+"""What the gallery's figures of tables are drawn with: bars of forces, swarms and curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pellucid.show import draw
+from pellucid.show.palette import BLUE, RED, hexadecimal
+
+LOW_HIGH = "cividis"  # values of a column: not the colours of raising and lowering, and told apart by everyone
+
+
+def bars(names: Sequence[str], values: Tensor, spread: Tensor | None, head: str, unit: str) -> Figure:
+    """One bar a feature, first above, with its spread as a line."""
+    figure = draw.canvas(7.0, 0.9 + 0.27 * len(names))
+    axes = figure.subplots()
+    places = list(range(len(names)))[::-1]
+    hues = [hexadecimal(RED if v > 0 else BLUE) for v in values.tolist()]
+    axes.barh(places, values.tolist(), color=hues, height=0.7)
+    if spread is not None:
+        axes.errorbar(
+            values.tolist(), places, xerr=spread.tolist(), fmt="none", ecolor=draw.INK, elinewidth=1, capsize=2
+        )
+    axes.axvline(0, color=draw.INK, linewidth=0.8)
+    draw.labels(axes.yaxis, places, names, longest=60)
+    wide = spread if spread is not None else torch.zeros_like(values)
+    finish(axes, "x", float((values - wide).min().clamp(max=0)), float((values + wide).max().clamp(min=0)), unit)
+    draw.title(axes, head, size=8.5, longest=120)
+    return figure
+
+
+def swarm(names: Sequence[str], values: Tensor, inputs: Tensor, unit: str) -> Figure:
+    """One dot a row and feature at its value, as many above each other as there are; its colour is the input's rank."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    figure = draw.canvas(7.0, 0.8 + 0.34 * len(names))
+    axes = figure.subplots()
+    low, high = float(values.min()), float(values.max())
+    places = list(range(len(names)))[::-1]
+    for place, value, given in zip(places, values.T, inputs.T, strict=True):
+        ranks = (given[:, None] > given).double().mean(1) + (given[:, None] == given).double().mean(1) / 2
+        heights = place + 0.36 * _stacked(value, (high - low) / 90)
+        axes.scatter(value.tolist(), heights.tolist(), c=ranks.tolist(), cmap=LOW_HIGH, s=7, linewidths=0)
+    axes.axvline(0, color=draw.FAINT, linewidth=0.8)
+    draw.labels(axes.yaxis, places, names)
+    finish(axes, "x", low, high, unit)
+    key = figure.colorbar(ScalarMappable(Normalize(0, 1), LOW_HIGH), ax=axes, fraction=0.03, pad=0.01, shrink=0.6)
+    key.set_ticks([0, 1], labels=["lowest", "highest"])
+    key.outline.set_visible(False)
+    key.ax.tick_params(labelsize=7, length=2, colors=draw.FAINT)
+    key.set_label("value of the column", fontsize=7, color=draw.FAINT)
+    return figure
+
+
+def _stacked(values: Tensor, width: float) -> Tensor:
+    """Heights in [-1, 1] that keep dots of like value apart."""
+    cells: dict[int, int] = {}
+    heights = torch.zeros(len(values), dtype=torch.float64)
+    for row in values.argsort().tolist():
+        cell = round(float(values[row]) / width)
+        cells[cell] = count = cells.get(cell, 0) + 1
+        heights[row] = (count // 2) * (-1 if count % 2 else 1)
+    return heights / max(6.0, float(heights.abs().max()))
+
+
+def finish(axes: Any, which: str, low: float, high: float, unit: str) -> None:
+    """Round marks, a unit and no frame but the axis."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    draw.numbers(axis, low, high)
+    draw.plain(axis.label)
+    axis.label.set(text=unit, fontsize=8, color=draw.FAINT)
+    for side in ("top", "right", *(("left",) if which == "x" else ())):
+        axes.spines[side].set_visible(False)
+    axes.tick_params(length=2, color=draw.FAINT)
