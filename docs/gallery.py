@@ -35,6 +35,7 @@ ENTRIES: tuple[Entry, ...] = (
 LEFT_OUT = {
     "Strategies over many rows (spray)": "figure to come",
     "Shares of a regression (lmg-shapley-regression)": "figure to come",
+    "Causal shares (causal-shapley)": "figure to come",
     "Objects and disturbances (o-drl-object-saliency, sensitivity-analysis)": "figure to come",
     "Windows filled with what could stand there (prediction-difference-analysis)": "figure to come",
     "Localisation (pointing-game, cam-localisation, object-relevance-ratio, human-attention-benchmark-mohseni, "
