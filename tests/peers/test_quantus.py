@@ -12,7 +12,7 @@ from torch import nn
 
 import pellucid as px
 from pellucid.contract import Attribution, Card, Method
-from pellucid.evaluation import RegionPerturbation
+from pellucid.evaluation import RegionPerturbation, SensitivityN
 
 
 def load():
@@ -84,3 +84,17 @@ def test_region_perturbation(order):
     curve = ours.parts["curve"]
     assert np.allclose(falls, (curve[:, :1] - curve[:, 1:]).numpy(), atol=1e-5)
     assert np.allclose(falls.sum(1) / 7, ours.values.numpy(), atol=1e-5)
+
+
+def test_faithfulness_correlation():
+    """Both over random subsets: the figures agree within the errors of two samples."""
+    quantus = load()
+    net, x, y = case(rows=2, height=2, width=4)
+    metric = quantus.FaithfulnessCorrelation(
+        nr_runs=400, subset_size=4, perturb_baseline="black", return_aggregate=False, **PLAIN
+    )
+    theirs = ask_quantus(metric, net, x, y)
+    method = SensitivityN(of=Given(), sizes=(4,), features="pixel", baseline="min")
+    ours = px.explain(net, x, method, target=y)  # all 70 subsets
+    for mine, other in zip(ours.values.tolist(), theirs, strict=True):
+        assert abs(mine - other) < 5 * (1 - mine**2) / 400**0.5

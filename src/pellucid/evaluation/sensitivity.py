@@ -1,0 +1,156 @@
+"""How far does an explanation move when the input hardly does?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from pellucid.contract import Card, Measure, tensors
+from pellucid.contract.errors import InputError, MethodError
+from pellucid.engine import Ask, Subject, seed
+from pellucid.engine.evaluation import Evaluation, Judged, counted, overall
+
+__all__ = ["MaxSensitivity"]
+
+SEARCHES = ("sampling", "ascent")
+BALLS = ("l2", "linf")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaxSensitivity(Evaluation):
+    """How far can the explanation move while the input stays within a small radius?
+
+    ``max ‖φ(x + δ) - φ(x)‖₂ over ‖δ‖ ≤ radius``, in the units of the values; the target of each row is kept. What is
+    found is a lower bound, whatever the search: the largest change among the points that were asked about.
+
+    - search="sampling": points drawn evenly from the ball, as in the paper.
+    - search="ascent": from the sampled point with the largest change, δ follows the change of the explanation twice per
+      step, and is stretched to the edge of the ball. Where φ is the gradient of a function that is nearly quadratic
+      within the ball, this is the power method for the largest singular value of its Jacobian, and finds the maximum;
+      elsewhere it is a heuristic. Points that do worse are kept out.
+
+    Facts: ``relative``, the change as a share of ‖φ(x)‖; ``mean``, the mean change over the sampled points, and
+    ``standard_error`` of this mean; ``gain``, by how much the ascent did better than sampling. ``source["overall"]``: the
+    mean over rows with its 95 % interval.
+
+    Args:
+        of: the explanation that is measured: a method or its name.
+        search: "sampling" or "ascent".
+        radius: of the ball, in units of the inputs.
+        ball: "l2" or "linf" (each value moves by at most the radius).
+        samples: points that are drawn.
+        steps: of the ascent.
+
+    Cost: ``samples`` + 1 explanations, and 2 ``steps`` + 1 more for the ascent.
+    Known failure: where the score itself moves much within the radius a faithful explanation must move too. A method that
+    draws noise by the row's content draws anew for each point, and its noise counts as change.
+    Source: Yeh, Hsieh, Suggala, Inouye & Ravikumar 2019, definition 4.1; the ascent is ours.
+
+    Example:
+        >>> import torch, pellucid as px
+        >>> net = torch.nn.Linear(4, 1).eval()
+        >>> px.explain(net, torch.ones(1, 4), px.evaluation.MaxSensitivity(of="vanilla-gradient")).values
+        tensor([0.], dtype=torch.float64)
+    """
+
+    search: str = "sampling"
+    radius: float = 0.02
+    ball: str = "l2"
+    samples: int = 10
+    steps: int = 10
+
+    card: ClassVar[Card] = Card(
+        name="max-sensitivity",
+        title="Maximum sensitivity",
+        question="How far can the explanation move while the input hardly does?",
+        form="measure",
+        scope="local",
+        citation="yeh2019infidelity",
+        needs=("predictions",),
+        taxonomy={"001": "evaluation/robustness", "002": "evaluation/consistency"},
+        claims=("rowwise", "seeded", "spelling invariant"),
+        trial={"of": "feature-ablation", "samples": 2},
+        cost="11 explanations",
+        supports=("a change of the explanation that a small change of the input does bring about",),
+        limits=("that no larger change exists", "whether the network or the explanation is to blame"),
+    )
+
+    def check(self, ask: Ask, own: Mapping[str, Any]) -> None:
+        for name, value, known in (("search", self.search, SEARCHES), ("ball", self.ball, BALLS)):
+            if value not in known:
+                raise MethodError(f"The '{name}' must be one of {known}", got=repr(value))
+        counted(samples=(self.samples, 2), steps=(self.steps, 1))
+        if isinstance(self.radius, bool) or not isinstance(self.radius, int | float) or not self.radius > 0:
+            raise MethodError("The 'radius' must be a number above 0", got=repr(self.radius))
+        if not ask.inputs.explained:
+            got = ", ".join(str(x.dtype) for x in ask.inputs.tensors)
+            raise InputError("The 'inputs' must have a floating tensor, which can be moved a little", got=got)
+
+    def measure(self, subject: Subject, ask: Ask, judged: Judged) -> Measure:
+        here, count = _flat(judged.parts), self.samples
+        sizes = torch.empty(len(here), count, dtype=torch.float64)
+        start = torch.empty(len(here), sum(x[0].numel() for x in ask.inputs.floats), dtype=torch.float64)
+        for row in range(len(here)):
+            moves = torch.stack([self._drawn(ask, row, number) for number in range(count)])
+            change = self._moved(judged, torch.full((count,), row), moves) - here[row]
+            sizes[row] = change.norm(dim=1)
+            start[row] = moves[int(sizes[row].argmax())]
+        most = sizes.amax(1)
+        found = most if self.search == "sampling" else self._climb(judged, here, start, most)
+        length = here.norm(dim=1)
+        facts = {
+            "relative": torch.where(length > 0, found / length.clamp(min=1e-300), 0.0),
+            "mean": sizes.mean(1),
+            "standard_error": sizes.std(1) / count**0.5,
+            "gain": found - most,
+        }
+        return Measure(
+            values=found, better="lower", unit="change of the values", facts=facts, source={"overall": overall(found)}
+        )
+
+    def _climb(self, judged: Judged, here: Tensor, move: Tensor, most: Tensor) -> Tensor:
+        """The largest change found from `move` on, per row."""
+        if move.shape[1] != here.shape[1]:
+            got = f"{here.shape[1]} values for {move.shape[1]} of the input"
+            raise MethodError("The 'search' must be 'sampling' where the values are not those of the inputs", got=got)
+        rows = torch.arange(len(here))
+        change = self._moved(judged, rows, self._edge(move)) - here
+        for _ in range(self.steps):
+            back = self._moved(judged, rows, self._edge(change)) - here
+            change = self._moved(judged, rows, self._edge(back)) - here
+            most = torch.maximum(most, change.norm(dim=1))
+        return most
+
+    def _edge(self, direction: Tensor) -> Tensor:
+        """To the edge of the ball; nothing where there is no direction."""
+        if self.ball == "linf":
+            return self.radius * direction.sign()
+        return self.radius * torch.nn.functional.normalize(direction, dim=1)
+
+    def _drawn(self, ask: Ask, row: int, number: int) -> Tensor:
+        """A point of the ball, drawn by the row's content, (values,)."""
+        like, key = torch.zeros((), dtype=torch.float64), [ask.keys[row]]
+        width = sum(x[0].numel() for x in ask.inputs.floats)
+        if self.ball == "linf":
+            return self.radius * (2 * seed.uniform(ask.seed, key, [number], (width,), like)[0] - 1)
+        far = seed.generator(ask.seed, key[0], self.samples + number).random() ** (1 / width)
+        normal = seed.normal(ask.seed, key, [number], (width,), like)[0]
+        return self.radius * far * torch.nn.functional.normalize(normal, dim=0)
+
+    def _moved(self, judged: Judged, rows: Tensor, move: Tensor) -> Tensor:
+        """The explanation of these rows after their moves, (moves, values)."""
+        inputs, start, parts = judged.ask.inputs, 0, []
+        for x in inputs.floats:
+            own = move[:, start : start + x[0].numel()].reshape(-1, *x.shape[1:]).to(x.device)
+            parts.append((x[rows.to(x.device)].double() + own).to(x.dtype))
+            start += x[0].numel()
+        found = judged.again(inputs.at(rows, parts), rows)
+        return _flat(tensors(found.values))  # type: ignore[attr-defined]
+
+
+def _flat(parts: list[Tensor]) -> Tensor:
+    return torch.cat([p.detach().double().flatten(1).cpu() for p in parts], 1)
