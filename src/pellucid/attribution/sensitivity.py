@@ -58,7 +58,8 @@ class SensitivityAnalysis(Method):
     ``standard_error``, the root mean square of `error`.
 
     Args:
-        disturbance, distance: see the tables.
+        disturbance: what is done to a feature, see the table.
+        distance: how the answers are compared, see the table.
         features: what is disturbed at once; "auto" as for feature ablation; ``data={"groups": masks, "rows": data}``.
         size: of noise and shift, as a share of the row's range.
         samples: draws per feature.
