@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -236,12 +237,17 @@ def subsets(number: np.ndarray, players: int, size: int) -> np.ndarray:
     if first:
         held[:, 0], left = True, left - 1
     for player in range(int(first), players):
-        others = players - player - 1
-        with_it = np.array([min(math.comb(others, k - 1), COUNTABLE) if k else 0 for k in range(size + 1)])[left]
+        with_it = _followers(players - player - 1, size)[left]
         held[:, player] = rank < with_it
         rank = np.where(held[:, player], rank, rank - with_it)
         left = left - held[:, player]
     return held
+
+
+@functools.cache
+def _followers(others: int, size: int) -> np.ndarray:
+    """In how many ways k - 1 more can be chosen among the others, for each k up to `size`; all large counts alike."""
+    return np.array([min(math.comb(others, k - 1), COUNTABLE) if k else 0 for k in range(size + 1)])
 
 
 def _ask(
