@@ -64,7 +64,7 @@ def lime() -> Drawn:
     shown = values.abs().argsort(descending=True)[:9].tolist()
     shown += [] if columns[2] in shown else [columns[2]]
     names = [_condition(world, quarters[row], j) for j in shown]
-    fidelity = float(runs[0].facts["fidelity"])
+    fidelity = float(runs[0].facts["r_squared"])
     figure = bars(
         names,
         values[shown],

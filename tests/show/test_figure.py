@@ -163,3 +163,13 @@ def test_a_result_without_values_says_so(empty):
     assert "Nothing to draw" in empty.show()._suptitle.get_text()
     assert "<img" in empty.html() or "<svg" in empty.html()
     assert empty.describe()
+
+
+def test_the_curve_behind_a_measure_is_drawn():
+    share = torch.linspace(0, 1, 5)
+    curve = torch.stack([1 - share, 1 - share**2])
+    result = px.Measure(values=torch.tensor([0.5, 0.7]), unit="score", parts={"curve": curve, "share": share})
+    beside = result.show().axes[1]
+    drawn = [line.get_ydata().tolist() for line in beside.lines if len(line.get_ydata()) == 5]
+    assert curve[1].tolist() in drawn
+    assert curve.mean(0).tolist() in drawn

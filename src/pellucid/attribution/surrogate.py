@@ -36,7 +36,7 @@ class Lime(Method):
     A table with ``data=`` is explained as in the paper's program: every column is drawn from the data, independently,
     and z_j says whether it falls into the same of ``bins`` equally filled bins as the row's own value.
 
-    Facts: ``score``; ``fidelity``, the weighted R² of the line; ``surrogate_score``, what it says of the input itself;
+    Facts: ``score``; ``r_squared``, the weighted R² of the line; ``surrogate_score``, what it says of the input itself;
     ``samples``; ``effective_samples``, (Σπ)² / Σπ²: few mean that the width lets almost nothing count; ``converged``
     with a ``tolerance``. ``unanswered`` counts answers that were not finite; such rows have no values.
 
@@ -107,7 +107,7 @@ class Lime(Method):
         limits=(
             "inputs beyond the neighbourhood that was asked about",
             "how features act together: the line has no products",
-            "anything, where fidelity is low: the line does not imitate the network there",
+            "anything, where r_squared is low: the line does not imitate the network there",
         ),
     )
 
@@ -210,7 +210,7 @@ class _Found:
     def __init__(self, rows: int, players: int) -> None:
         self.slopes, self.errors = torch.full((2, rows, players), torch.nan, dtype=torch.float64)
         self.ratio = torch.full((rows,), torch.nan, dtype=torch.float64)
-        names = ("fidelity", "surrogate_score", "samples", "effective_samples", "unanswered")
+        names = ("r_squared", "surrogate_score", "samples", "effective_samples", "unanswered")
         self.facts = {name: torch.full((rows,), torch.nan, dtype=torch.float64) for name in names}
 
     def keep(self, rows: Tensor, answers: Tensor, fit: Fit, says: Tensor, effective: Tensor, *, exact: bool) -> Tensor:

@@ -189,7 +189,7 @@ class EdgeDetectorBaseline(Evaluation):
             "canny": canny(grey(images)),
             "centre": middle.expand(len(images), -1, -1),
         }
-        facts = {}
+        facts: dict[str, Tensor] = {}
         for name, control in drawn.items():
             found = similarity.compare(parts[0], control[:, None])
             facts |= {f"{name}_rank": found["rank_absolute"], f"{name}_ssim": found["ssim"]}

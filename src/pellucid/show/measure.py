@@ -14,6 +14,7 @@ from pellucid.show.options import Options
 from pellucid.show.words import Account, clean, counted, number
 
 BARS = 24
+CURVES = 8
 BETTER = {"higher": "higher is better", "lower": "lower is better"}
 
 
@@ -23,8 +24,14 @@ def figure(result: Measure, wanted: Options) -> Figure:
         return comparison.figure(result, wanted)
     values = palette.finite(result.values).numpy()
     title = f"{title_of(result)}" + (f" ({BETTER[result.better]})" if result.better in BETTER else "")
-    whole = draw.canvas(6.4, 1.4 if values.size == 1 else 3.2)
-    axes = whole.subplots()
+    lines = _lines(result)
+    if lines is not None:
+        whole = draw.canvas(8.6, 3.2)
+        axes, beside = whole.subplots(1, 2, width_ratios=(1, 1.2))
+        _curve(beside, *lines)
+    else:
+        whole = draw.canvas(6.4, 1.4 if values.size == 1 else 3.2)
+        axes = whole.subplots()
     if values.size == 1:
         axes.axis("off")
         text = f"{number(float(values.reshape(-1)[0]))} {clean(result.unit)}".strip()
@@ -45,6 +52,29 @@ def figure(result: Measure, wanted: Options) -> Figure:
         draw.bar(whole, axes, by, clean(result.unit) or "value")
     draw.head(whole, wanted.headed, title)
     return whole
+
+
+def _lines(result: Measure) -> tuple[np.ndarray, np.ndarray] | None:
+    """The curve behind the values, (rows, points), and where its points lie, if the measure has one."""
+    curve, share = result.parts.get("curve"), result.parts.get("share")
+    if curve is None or share is None or curve.dim() != 2 or share.shape != curve.shape[1:] or not curve.numel():
+        return None
+    return palette.finite(share).numpy(), palette.finite(curve).numpy()
+
+
+def _curve(axes: Any, share: np.ndarray, curve: np.ndarray) -> None:
+    """The first rows' curves, and the mean of all."""
+    for line in curve[:CURVES]:
+        axes.plot(share, line, color="#9aa5bd", linewidth=0.9)
+    axes.plot(share, curve.mean(0), color="#b40426", linewidth=2.0, label=f"mean of {counted(len(curve), 'row')}")
+    axes.plot([], [], color="#9aa5bd", linewidth=0.9, label=counted(min(len(curve), CURVES), "row"))
+    draw.numbers(axes.yaxis, float(curve[:CURVES].min()), float(curve[:CURVES].max()) or 1.0)
+    draw.numbers(axes.xaxis, float(share.min()), float(share.max()) or 1.0)
+    draw.plain(axes.set_xlabel("share", fontsize=8, color=draw.FAINT))
+    draw.plain(axes.set_ylabel("along the curve", fontsize=8, color=draw.FAINT))
+    for text in axes.legend(fontsize=7, frameon=False).get_texts():
+        draw.plain(text)
+    _open(axes)
 
 
 def _bars(axes: Any, result: Measure, values: np.ndarray) -> None:

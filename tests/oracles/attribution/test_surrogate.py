@@ -69,7 +69,7 @@ def test_every_question_once_equals_a_fit_over_all_coalitions():
         guess = found[0] + masks @ found[1:]
         mean = np.average(answers, weights=weights)
         r2 = 1 - np.sum(weights * (answers - guess) ** 2) / np.sum(weights * (answers - mean) ** 2)
-        assert result.facts["fidelity"][row].item() == pytest.approx(r2, abs=1e-10)
+        assert result.facts["r_squared"][row].item() == pytest.approx(r2, abs=1e-10)
         assert result.facts["surrogate_score"][row].item() == pytest.approx(found.sum(), abs=1e-10)
         assert result.facts["effective_samples"][row].item() == pytest.approx(weights.sum() ** 2 / (weights**2).sum())
     assert result.error.abs().max() == 0
@@ -100,7 +100,7 @@ def test_a_score_that_is_a_line_in_the_features_gives_its_slopes():
     x, fill = drawn(2, 20, seed=4), drawn(1, 20, seed=5)
     result = px.explain(net, x, Lime(features="column", samples=60, bins=0), target=1, data=fill)
     assert torch.allclose(result.values, weight[1] * (x - fill), atol=1e-10)
-    assert torch.allclose(result.facts["fidelity"], torch.ones(2, **DOUBLE), atol=1e-10)
+    assert torch.allclose(result.facts["r_squared"], torch.ones(2, **DOUBLE), atol=1e-10)
     assert result.error.abs().max() < 1e-10
 
 
