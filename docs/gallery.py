@@ -16,6 +16,7 @@ from typing import Any
 import gallery_backwards
 import gallery_changes
 import gallery_examples
+import gallery_masks
 import gallery_tables
 from gallery_entry import Entry
 from gallery_panels import as_png
@@ -28,6 +29,7 @@ FIGURES, PAGE, NUMBERS = Path("figures", "gallery"), Path("gallery", "index.md")
 ENTRIES: tuple[Entry, ...] = (
     *gallery_backwards.ENTRIES,
     *gallery_changes.ENTRIES,
+    *gallery_masks.ENTRIES,
     *gallery_tables.ENTRIES,
     *gallery_examples.ENTRIES,
 )
@@ -37,10 +39,8 @@ LEFT_OUT = {
     "Shares of a regression (lmg-shapley-regression)": "figure to come",
     "Causal shares (causal-shapley)": "figure to come",
     "Objects and disturbances (o-drl-object-saliency, sensitivity-analysis)": "figure to come",
-    "Windows filled with what could stand there (prediction-difference-analysis)": "figure to come",
     "Localisation (pointing-game, cam-localisation, object-relevance-ratio, human-attention-benchmark-mohseni, "
     "attention-lesion-overlap)": "figure to come",
-    "Prediction differences (prediction-decomposition)": "figure to come",
     "Picked cases and other surrogates (sp-lime, streak, maple)": "figure to come",
     "Effects of columns (pdp, ice, accumulated-local-effects, sobol-indices, functional-anova, "
     "generalized-functional-anova, fanova-forest)": "figure to come",
@@ -49,13 +49,14 @@ LEFT_OUT = {
         "the zoo has no trained transformer, and the attention of an untrained one shows nothing about a decision"
     ),
     "Score maps (weakly-supervised-localization)": "figure to come",
-    "Shapley values (shapley-sampling, kernel-shap, qii)": "figure to come",
+    "Influence of columns drawn apart (qii)": "figure to come",
     "Reconstructions (registration-reconstruction-explanation)": "figure to come",
     "Fisher vectors (lrp-fisher-vectors)": "figure to come",
     "Words and sequences (lrp-lstm, lrp-text-cnn, lrp-nmt, lrp-document-relevance, murdoch-szlam-lstm-decomposition, "
     "omission-score, word-gradient-saliency, representation-erasure, representation-erasure-rl)": "figure to come",
-    "Learnt masks (meaningful-perturbation, real-time-image-saliency, gnnexplainer)": "figure to come",
-    "Information (information-bottleneck-attribution, l2x, information-based-measure-nlp)": "figure to come",
+    "A trained masker (real-time-image-saliency)": "its training takes longer than the rest of the page together",
+    "Graphs (gnnexplainer)": "the zoo has no trained network for graphs",
+    "Information (l2x, information-based-measure-nlp)": "figure to come",
 }
 
 INTRO = """# Gallery

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from gallery_panels import Case, case_of, positive_share
+from gallery_panels import Case, case_of, plane, positive_share
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -60,6 +60,11 @@ def explain(case: Case, method: Any, **settings: Any) -> Any:
 def values(found: Found) -> dict[str, Tensor]:
     """The maps of several results."""
     return {label: result.values for label, result in found.items()}
+
+
+def planes(found: Found) -> dict[str, Tensor]:
+    """The maps of several results whose channels all carry the figure of their place."""
+    return {label: plane(result.values) for label, result in found.items()}
 
 
 def shares(case: Case, found: Found, all_above: bool = True) -> str:

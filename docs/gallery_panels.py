@@ -90,6 +90,13 @@ def heat(values: Any) -> Tensor:
     return values.detach().cpu().double()[0].sum(0)
 
 
+def plane(values: Any) -> Tensor:
+    """The map of a row whose channels all carry the figure of their place, (height, width)."""
+    channels = values.detach().cpu().double()[0]
+    assert torch.allclose(channels, channels[:1].expand_as(channels))
+    return channels[0]
+
+
 def positive_share(values: Any, mask: Tensor) -> float:
     """Which share of the positive values lies on the mask; coarse maps are enlarged first, as they are drawn."""
     sizes = heat(values)
@@ -99,7 +106,7 @@ def positive_share(values: Any, mask: Tensor) -> float:
     return float(positive[mask].sum() / positive.sum())
 
 
-def maps(case: Case, found: dict[str, Tensor], head: str = "") -> Figure:
+def maps(case: Case, found: dict[str, Tensor], head: str = "", *, signed: bool = True, unit: str = "") -> Figure:
     """The input, then one map each, over its own limits; the legend at the right holds for all."""
     figure = draw.canvas(1.28 * (len(found) + 1) + 0.75, 2.05)
     axes = figure.subplots(1, len(found) + 1)
@@ -108,26 +115,27 @@ def maps(case: Case, found: dict[str, Tensor], head: str = "") -> Figure:
     height, width = case.input.shape[-2:]
     for place, (label, values) in zip(axes[1:], found.items(), strict=True):
         values = values if values.dim() == 2 else heat(values)
-        by = palette.scale(values, FULL)
+        by = palette.scale(values, FULL, signed=signed)
         shown = values if tuple(values.shape) == (height, width) else palette.upsample(values, height, width)
         draw.photo(place, palette.coloured(shown, by))
         if case.mask is not None:
-            place.contour(case.mask.double().numpy(), levels=[0.5], colors=[draw.INK], linewidths=0.6)
+            for line, width_of_line in (("white", 1.6), (draw.INK, 0.6)) if not signed else ((draw.INK, 0.6),):
+                place.contour(case.mask.double().numpy(), levels=[0.5], colors=[line], linewidths=width_of_line)
         draw.title(place, *label.split("\n"), size=7.5)
-        draw.plain(place.set_xlabel(f"±{number(by.limit, 2)}", fontsize=7, color=draw.FAINT, labelpad=2))
-    _legend(figure, axes)
+        reach = f"{'±' if signed else '0 to '}{number(by.limit, 2)}{unit}"
+        draw.plain(place.set_xlabel(reach, fontsize=7, color=draw.FAINT, labelpad=2))
+    _legend(figure, axes, signed)
     draw.plain(figure.suptitle(head or case.head(), fontsize=8.5, color=draw.INK, x=0.01, ha="left"))
     return figure
 
 
-def _legend(figure: Figure, axes: Any) -> None:
+def _legend(figure: Figure, axes: Any, signed: bool) -> None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    key = figure.colorbar(
-        ScalarMappable(Normalize(-1, 1), palette.SIGNED), ax=list(axes), fraction=0.02, pad=0.01, shrink=0.75
-    )
-    key.set_ticks([-1, 0, 1], labels=["lowers", "0", "raises"])
+    low, hues = (-1, palette.SIGNED) if signed else (0, palette.SIZED)
+    key = figure.colorbar(ScalarMappable(Normalize(low, 1), hues), ax=list(axes), fraction=0.02, pad=0.01, shrink=0.75)
+    key.set_ticks([-1, 0, 1] if signed else [0, 1], labels=["lowers", "0", "raises"] if signed else ["none", "most"])
     key.outline.set_visible(False)
     key.ax.tick_params(labelsize=7, length=2, colors=draw.FAINT)
     for label in key.ax.get_yticklabels():
