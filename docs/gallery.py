@@ -36,6 +36,7 @@ ENTRIES: tuple[Entry, ...] = (
 
 LEFT_OUT = {
     "Strategies over many rows (spray)": "figure to come",
+    "Influence through other columns (indirect-influence-auditing, iterative-orthogonal-projection)": "figure to come",
     "Shares of a regression (lmg-shapley-regression)": "figure to come",
     "Causal shares (causal-shapley)": "figure to come",
     "Objects and disturbances (o-drl-object-saliency, sensitivity-analysis)": "figure to come",
