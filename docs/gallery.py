@@ -39,6 +39,7 @@ LEFT_OUT = {
     "Influence through other columns (indirect-influence-auditing, iterative-orthogonal-projection)": "figure to come",
     "Shares of a regression (lmg-shapley-regression)": "figure to come",
     "Causal shares (causal-shapley)": "figure to come",
+    "Shares by propagation (dasp)": "figure to come",
     "Objects and disturbances (o-drl-object-saliency, sensitivity-analysis)": "figure to come",
     "Localisation (pointing-game, cam-localisation, object-relevance-ratio, human-attention-benchmark-mohseni, "
     "attention-lesion-overlap)": "figure to come",
