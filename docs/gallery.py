@@ -41,6 +41,9 @@ LEFT_OUT = {
     "Causal shares (causal-shapley)": "figure to come",
     "Shares by propagation (dasp)": "figure to come",
     "Objects and disturbances (o-drl-object-saliency, sensitivity-analysis)": "figure to come",
+    "Windows filled with what could stand there (prediction-difference-analysis)": "figure to come",
+    "Complexity (heatmap-entropy, rule-complexity-metrics)": "figure to come",
+    "Stability (local-lipschitz-estimate, explanation-continuity, lime-instability, consistency-quality)": "figure to come",
     "Localisation (pointing-game, cam-localisation, object-relevance-ratio, human-attention-benchmark-mohseni, "
     "attention-lesion-overlap)": "figure to come",
     "Picked cases and other surrogates (sp-lime, streak, maple)": "figure to come",

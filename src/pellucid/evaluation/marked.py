@@ -38,8 +38,10 @@ def places(ask: Ask) -> tuple[int, ...]:
     return shape[2:] if len(shape) > 3 else shape[1:2] if floats else shape[1:]
 
 
-def maps(judged: Judged, at: tuple[int, ...], pooling: str) -> Tensor:
+def maps(judged: Judged, at: tuple[int, ...] | None, pooling: str) -> Tensor:
     """One figure per place, (rows, places) in float64: a place's channels are pooled, and a coarse map is enlarged.
+
+    `at` are the places that are wanted; None takes the map as it is.
 
     "sum": the channels' sum, with its sign; "absolute": its magnitude; "norm": the root of the sum of squares; "largest":
     the largest magnitude.
@@ -54,6 +56,7 @@ def maps(judged: Judged, at: tuple[int, ...], pooling: str) -> Tensor:
         found = whole.sum(1) if pooling == "sum" else whole.sum(1).abs()
     else:
         found = whole.norm(dim=1) if pooling == "norm" else whole.abs().amax(1)
+    at = tuple(found.shape[1:]) if at is None else at
     if found.shape[1:] != at and found.dim() == 3 and len(at) == 2:
         found = functional.interpolate(found[:, None], size=at, mode="bilinear", align_corners=False)[:, 0]
     if found.shape[1:] != at:
