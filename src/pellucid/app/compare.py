@@ -23,6 +23,10 @@ def command(
     metrics: Annotated[str, Parameter(help="Names with commas between them, or default.")] = "default",
     target: Annotated[str | None, Parameter(help="Class to explain, by number or name.")] = None,
     data: Annotated[str | None, Parameter(help="What methods learn from: train, test, or a file.")] = None,
+    patience: Annotated[
+        float,
+        Parameter(help="Leave out metrics that ask a method many times more, where it took more seconds than this."),
+    ] = 1.0,
     folder: Annotated[
         Path | None, Parameter(help="Keep figures there as they are done, and begin again from them.")
     ] = None,
@@ -45,6 +49,7 @@ def command(
         seed=seed,
         memory=memory,
         progress=True,
+        patience=patience,
         folder=folder,
     )
     writing.write(found, rows)

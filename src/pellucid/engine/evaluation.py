@@ -87,6 +87,7 @@ class Evaluation(Method, abc.ABC):
 
     wants: ClassVar[tuple[str, ...]] = ("attribution",)
     own: ClassVar[tuple[str, ...]] = ()
+    asks_again: ClassVar[bool] = False  # whether measuring asks the method many times more
 
     @property
     def claims(self) -> tuple[str, ...]:

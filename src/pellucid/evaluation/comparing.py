@@ -25,6 +25,9 @@ __all__ = ["compare"]
 DEFAULT: dict[str, tuple[str, dict[str, Any]]] = {
     "deletion": ("insertion-deletion", {"way": "deletion"}),
     "insertion": ("insertion-deletion", {"way": "insertion"}),
+    "sensitivity-n": ("sensitivity-n", {}),
+    "max-sensitivity": ("max-sensitivity", {}),
+    "randomisation": ("model-randomization-test", {"draws": 2}),
 }
 
 
@@ -39,6 +42,7 @@ def compare(
     seed: int = 0,
     memory: int | str | None = None,
     progress: Any = False,
+    patience: float = 1.0,
     folder: str | Path | None = None,
 ) -> Measure:
     """Explain the same rows by several methods, and measure every explanation by several metrics.
@@ -54,6 +58,8 @@ def compare(
         data: what methods that need examples learn from, the others get none; a dict in which "explanation" is that, and
             other names are the metrics' own.
         progress: `True` shows a bar in a terminal for what takes longer than two seconds.
+        patience: metrics that ask a method many times more are left out, and listed, where explaining took longer than so
+            many seconds.
         folder: keep every method's figures there as they are done; a call that is begun again takes them from there.
 
     Returns:
@@ -79,12 +85,14 @@ def compare(
         ask.target  # noqa: B018 - settled once for all methods
         for label, method in chosen.items():
             asked = replace(ask)
-            table.add(label, _one(subject, asked, method, measured, kept))
+            table.add(label, _one(subject, asked, method, measured, kept, patience))
             tell(1)
     return table.measure(subject, ask)
 
 
-def _one(subject: Subject, ask: Ask, method: Method, metrics: Mapping[str, Evaluation], kept: Kept | None) -> Column:
+def _one(
+    subject: Subject, ask: Ask, method: Method, metrics: Mapping[str, Evaluation], kept: Kept | None, patience: float
+) -> Column:
     """One method, explained once and measured by every metric."""
     key = "" if kept is None else key_of(subject, ask, method, metrics)
     if kept is not None and (known := kept.read(key)) is not None:
@@ -103,7 +111,11 @@ def _one(subject: Subject, ask: Ask, method: Method, metrics: Mapping[str, Evalu
             figures=figures, refused=refused, better=better, map=None, seconds=time.perf_counter() - started
         )
         return column if kept is None else kept.write(key, column)
+    took = time.perf_counter() - started
     for number, (label, metric) in enumerate(metrics.items()):
+        if metric.asks_again and took > patience:
+            refused[label] = f"it asks the method many times more, which took {took:.1f} s: patience={took + 1:.0f}"
+            continue
         try:
             own, _ = metric.split(ask.data)
             metric.check(ask, own)

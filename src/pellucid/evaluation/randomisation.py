@@ -71,6 +71,8 @@ class ModelRandomisationTest(Evaluation):
     draws: int = 3
     limit: float = 0.5
 
+    asks_again: ClassVar[bool] = True
+
     card: ClassVar[Card] = Card(
         name="model-randomization-test",
         title="Model randomisation test",

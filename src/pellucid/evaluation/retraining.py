@@ -76,6 +76,8 @@ class DataRandomisationTest(Evaluation):
 
     own: ClassVar[tuple[str, ...]] = ("rows", "recipe")
 
+    asks_again: ClassVar[bool] = True
+
     card: ClassVar[Card] = Card(
         name="data-randomization-test",
         title="Data randomisation test",

@@ -63,6 +63,8 @@ class MaxSensitivity(Evaluation):
     samples: int = 10
     steps: int = 10
 
+    asks_again: ClassVar[bool] = True
+
     card: ClassVar[Card] = Card(
         name="max-sensitivity",
         title="Maximum sensitivity",

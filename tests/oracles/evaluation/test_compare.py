@@ -207,3 +207,21 @@ def test_the_command_prints_the_table(capsys):
     assert all(name in out for name in ("gradient-x-input", "grad-cam", "deep-shap", "lower is better"))
     assert main([*arguments, "--metrics", "insertion-deletion", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["source"]["comparison"]["means"]) == 3
+
+
+def test_metrics_that_ask_again_are_left_out_where_that_would_take_long():
+    metrics = ["insertion-deletion", "max-sensitivity"]
+    found = px.compare(Net(), drawn(2, 6), ["gradient-x-input"], metrics, patience=0.0)
+    told = found.source["comparison"]["refused"]["gradient-x-input"]
+    assert list(told) == ["max-sensitivity"]
+    assert "patience" in told["max-sensitivity"]
+    patient = px.compare(Net(), drawn(2, 6), ["gradient-x-input"], metrics, patience=60.0)
+    assert patient.source["comparison"]["refused"] == {}
+
+
+def test_the_default_metrics_are_of_several_kinds():
+    found = px.compare(Net(), drawn(3, 6, seed=5), ["gradient-x-input"], patience=60.0)
+    told = found.source["comparison"]
+    assert told["metrics"] == ["deletion", "insertion", "sensitivity-n", "max-sensitivity", "randomisation"]
+    assert told["refused"] == {}
+    assert bool(found.values.isfinite().all())
