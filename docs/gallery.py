@@ -15,6 +15,7 @@ from typing import Any
 
 import gallery_backwards
 import gallery_changes
+import gallery_effects
 import gallery_examples
 import gallery_masks
 import gallery_tables
@@ -31,6 +32,7 @@ ENTRIES: tuple[Entry, ...] = (
     *gallery_changes.ENTRIES,
     *gallery_masks.ENTRIES,
     *gallery_tables.ENTRIES,
+    *gallery_effects.ENTRIES,
     *gallery_examples.ENTRIES,
 )
 
@@ -47,8 +49,9 @@ LEFT_OUT = {
     "Localisation (pointing-game, cam-localisation, object-relevance-ratio, human-attention-benchmark-mohseni, "
     "attention-lesion-overlap)": "figure to come",
     "Picked cases and other surrogates (sp-lime, streak, maple)": "figure to come",
-    "Effects of columns (pdp, ice, accumulated-local-effects, sobol-indices, functional-anova, "
-    "generalized-functional-anova, fanova-forest)": "figure to come",
+    "More shares of the variance (functional-anova, generalized-functional-anova, fanova-forest)": (
+        "beside Sobol' indices on the same function they would show the same bars"
+    ),
     "Attention (attention-weight-heatmap, attention-rollout, generic-attention-relevance, "
     "attention-relevance-propagation)": (
         "the zoo has no trained transformer, and the attention of an untrained one shows nothing about a decision"

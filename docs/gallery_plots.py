@@ -12,6 +12,8 @@ from torch import Tensor
 from pellucid.show import draw
 from pellucid.show.palette import BLUE, RED, hexadecimal
 
+ORANGE = "#d55e00"
+HUES = ((ORANGE, "-"), ("#0072b2", "-"), (draw.INK, ":"))  # told apart by everyone, and in grey by their dashes
 LOW_HIGH = "cividis"  # values of a column: not the colours of raising and lowering, and told apart by everyone
 
 
@@ -78,3 +80,55 @@ def finish(axes: Any, which: str, low: float, high: float, unit: str) -> None:
     for side in ("top", "right", *(("left",) if which == "x" else ())):
         axes.spines[side].set_visible(False)
     axes.tick_params(length=2, color=draw.FAINT)
+
+
+def pairs(names: Sequence[str], measured: Tensor, spread: Tensor, known: Tensor, unit: str) -> Figure:
+    """A dot with its spread a line, and the known figure as a ring around it."""
+    figure = draw.canvas(7.0, 0.7 + 0.23 * len(names))
+    axes = figure.subplots()
+    places = list(range(len(names)))[::-1]
+    axes.hlines(places, 0, measured.tolist(), color="#d5d9e0", linewidth=1)
+    dots = {"fmt": "o", "color": hexadecimal(BLUE), "markersize": 4, "elinewidth": 1.2, "capsize": 3}
+    axes.errorbar(measured.tolist(), places, xerr=spread.tolist(), label="measured", **dots)
+    ring = {"marker": "o", "facecolors": "none", "edgecolors": ORANGE, "s": 70, "linewidths": 1.4, "zorder": 3}
+    axes.scatter(known.tolist(), places, label="by formula", **ring)
+    axes.axvline(0, color=draw.INK, linewidth=0.8)
+    draw.labels(axes.yaxis, places, names)
+    low, high = float((measured - spread).min().clamp(max=0)), float((measured + spread).max())
+    finish(axes, "x", min(low, float(known.min())), max(high, float(known.max())), unit)
+    legend(axes)
+    return figure
+
+
+def curves(
+    lines: dict[str, tuple[Tensor, Tensor, Tensor | None]],
+    behind: list[tuple[Tensor, Tensor]],
+    behind_name: str,
+    across: str,
+    unit: str,
+) -> Figure:
+    """Curves told apart by hue and dash, each with a band of two standard errors, over many thin ones."""
+    figure = draw.canvas(6.0, 3.4)
+    axes = figure.subplots()
+    for number, (grid, curve) in enumerate(behind):
+        label = behind_name if not number else None
+        axes.plot(grid.tolist(), curve.tolist(), color="#c3c8d0", linewidth=0.5, label=label)
+    for (name, (grid, curve, error)), (hue, dash) in zip(lines.items(), HUES, strict=False):
+        axes.plot(grid.tolist(), curve.tolist(), dash, color=hue, linewidth=2, label=name)
+        if error is not None:
+            band = (curve - 2 * error).tolist(), (curve + 2 * error).tolist()
+            axes.fill_between(grid.tolist(), *band, color=hue, alpha=0.2, linewidth=0)
+    every = torch.cat([curve for _, curve, _ in lines.values()])
+    axes.set_ylim(float(every.min()) - 0.3, float(every.max()) + 0.6)
+    finish(axes, "y", *axes.get_ylim(), unit)
+    draw.numbers(axes.xaxis, float(lines[next(iter(lines))][0].min()), float(lines[next(iter(lines))][0].max()))
+    draw.plain(axes.xaxis.label)
+    axes.xaxis.label.set(text=across, fontsize=8, color=draw.FAINT)
+    legend(axes)
+    return figure
+
+
+def legend(axes: Any) -> None:
+    """What is what, where it hides least."""
+    for text in axes.legend(fontsize=8, frameon=False, loc="best").get_texts():
+        draw.plain(text)
