@@ -19,6 +19,7 @@ import gallery_effects
 import gallery_examples
 import gallery_masks
 import gallery_tables
+import gallery_words
 from gallery_entry import Entry
 from gallery_panels import as_png
 
@@ -33,6 +34,7 @@ ENTRIES: tuple[Entry, ...] = (
     *gallery_masks.ENTRIES,
     *gallery_tables.ENTRIES,
     *gallery_effects.ENTRIES,
+    *gallery_words.ENTRIES,
     *gallery_examples.ENTRIES,
 )
 
@@ -43,14 +45,13 @@ LEFT_OUT = {
     "Causal shares (causal-shapley)": "figure to come",
     "Shares by propagation (dasp)": "figure to come",
     "Objects and disturbances (o-drl-object-saliency, sensitivity-analysis)": "figure to come",
-    "Windows filled with what could stand there (prediction-difference-analysis)": "figure to come",
     "Complexity (heatmap-entropy, rule-complexity-metrics)": "figure to come",
     "Stability (local-lipschitz-estimate, explanation-continuity, lime-instability, consistency-quality)": "figure to come",
     "Localisation (pointing-game, cam-localisation, object-relevance-ratio, human-attention-benchmark-mohseni, "
     "attention-lesion-overlap)": "figure to come",
     "Picked cases and other surrogates (sp-lime, streak, maple)": "figure to come",
     "More shares of the variance (functional-anova, generalized-functional-anova, fanova-forest)": (
-        "beside Sobol' indices on the same function they would show the same bars"
+        "where columns are independent, as above, they show the shares that Sobol' indices do"
     ),
     "Attention (attention-weight-heatmap, attention-rollout, generic-attention-relevance, "
     "attention-relevance-propagation)": (
@@ -60,9 +61,11 @@ LEFT_OUT = {
     "Influence of columns drawn apart (qii)": "figure to come",
     "Reconstructions (registration-reconstruction-explanation)": "figure to come",
     "Fisher vectors (lrp-fisher-vectors)": "figure to come",
-    "Words and sequences (lrp-lstm, lrp-text-cnn, lrp-nmt, lrp-document-relevance, murdoch-szlam-lstm-decomposition, "
-    "omission-score, word-gradient-saliency, representation-erasure, representation-erasure-rl)": "figure to come",
-    "A trained masker (real-time-image-saliency)": "its training takes longer than the rest of the page together",
+    "More of words (word-gradient-saliency, representation-erasure, murdoch-szlam-lstm-decomposition)": (
+        "seven lines about a sentence are enough for one figure"
+    ),
+    "Documents (lrp-document-relevance)": "the zoo has no trained network for documents",
+    "A trained masker (real-time-image-saliency)": "its training takes about as long as the rest of the page together",
     "Graphs (gnnexplainer)": "the zoo has no trained network for graphs",
     "Information (l2x, information-based-measure-nlp)": "figure to come",
 }

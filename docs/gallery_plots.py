@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pellucid.show import draw
+from pellucid.show import draw, palette
 from pellucid.show.palette import BLUE, RED, hexadecimal
 
 ORANGE = "#d55e00"
@@ -110,8 +111,8 @@ def curves(
     """Curves told apart by hue and dash, each with a band of two standard errors, over many thin ones."""
     figure = draw.canvas(6.0, 3.4)
     axes = figure.subplots()
-    for number, (grid, curve) in enumerate(behind):
-        label = behind_name if not number else None
+    for drawn, (grid, curve) in enumerate(behind):
+        label = behind_name if not drawn else None
         axes.plot(grid.tolist(), curve.tolist(), color="#c3c8d0", linewidth=0.5, label=label)
     for (name, (grid, curve, error)), (hue, dash) in zip(lines.items(), HUES, strict=False):
         axes.plot(grid.tolist(), curve.tolist(), dash, color=hue, linewidth=2, label=name)
@@ -132,3 +133,63 @@ def legend(axes: Any) -> None:
     """What is what, where it hides least."""
     for text in axes.legend(fontsize=8, frameon=False, loc="best").get_texts():
         draw.plain(text)
+
+
+def words_by_row(spoken: Sequence[str], marks: Sequence[str], rows: dict[str, Tensor], head: str) -> Figure:
+    """A line of cells for each explanation, one cell a word, each line in limits of its own; marks stand under words."""
+    count = len(spoken)
+    figure = draw.canvas(2.9 + 0.62 * count, 0.85 + 0.3 * len(rows))
+    axes = figure.subplots()
+    drawn = []
+    for values in rows.values():
+        own = values[:count]
+        drawn.append(palette.coloured(own, palette.scale(own, 100)))
+    axes.imshow(np.stack(drawn), aspect="auto", interpolation="nearest")
+    draw.bare(axes)
+    for line in range(1, len(rows)):
+        axes.axhline(line - 0.5, color="white", linewidth=2)
+    for column in range(1, count):
+        axes.axvline(column - 0.5, color="white", linewidth=1)
+    for line, values in enumerate(rows.values()):
+        by, whole = palette.scale(values[:count], 100), bool((values == values.round()).all())
+        for column, value in enumerate(values[:count].tolist()):
+            ink = palette.shade(value, by)[1]
+            draw.note(
+                axes,
+                column,
+                line,
+                f"{value:z.0f}" if whole else f"{value:z.2f}",
+                ha="center",
+                va="center",
+                fontsize=7,
+                color=ink,
+            )
+    draw.labels(axes.yaxis, list(range(len(rows))), list(rows), longest=60)
+    shown = [f"{word}\n{mark}" for word, mark in zip(spoken, marks, strict=False)]
+    axes.xaxis.set_ticks(range(count), labels=shown)
+    for label in axes.get_xticklabels():
+        draw.plain(label).set(fontsize=8, color=draw.INK)
+    axes.tick_params(length=0)
+    draw.title(axes, head, size=8.5, longest=120)
+    return figure
+
+
+def matrix(values: Tensor, lines: Sequence[str], columns: Sequence[str], down: str, across: str, head: str) -> Figure:
+    """Figures of pairs, (lines, columns), over one scale whose middle is zero."""
+    figure = draw.canvas(5.4, 3.1)
+    axes = figure.subplots()
+    by = palette.scale(values, 100)
+    axes.imshow(palette.coloured(values, by), interpolation="nearest", aspect="auto")
+    draw.bare(axes)
+    for line, row in enumerate(values.tolist()):
+        for column, value in enumerate(row):
+            ink = palette.shade(value, by)[1]
+            draw.note(axes, column, line, f"{value:z.1f}", ha="center", va="center", fontsize=8, color=ink)
+    draw.labels(axes.yaxis, list(range(len(lines))), lines)
+    draw.labels(axes.xaxis, list(range(len(columns))), columns)
+    axes.tick_params(length=0)
+    for axis, name in ((axes.yaxis, down), (axes.xaxis, across)):
+        draw.plain(axis.label).set(text=name, fontsize=8, color=draw.FAINT)
+    draw.bar(figure, axes, by, "relevance (score units)")
+    draw.title(axes, head, size=8.5, longest=120)
+    return figure
