@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from pellucid import catalogue, testing, worlds, zoo
+    from pellucid.advice import advise
     from pellucid.contract import Attribution, Card, Examples, Explanation, Measure, Method, Rules, Semantics, Text
     from pellucid.contract.storage import load
     from pellucid.engine import Subject, explain
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from pellucid.evaluation.comparing import compare
 
 _HOME = {
+    "advise": "pellucid.advice",
     "explain": "pellucid.engine",
     "Subject": "pellucid.engine",
     "unit": "pellucid.engine.target",
@@ -56,6 +58,7 @@ __all__ = [
     "Semantics",
     "Subject",
     "Text",
+    "advise",
     "catalogue",
     "compare",
     "explain",

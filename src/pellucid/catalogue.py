@@ -103,8 +103,8 @@ def find(
     if text is not None:
         found = [c for c in found if all(word in _all_words(c) for word in text.lower().split())]
     if question is not None:
-        fit = {c.name: _fit(question, c) for c in found}
-        found = sorted((c for c in found if fit[c.name]), key=lambda c: (-fit[c.name], c.name))
+        fits = {c.name: fit(question, c) for c in found}
+        found = sorted((c for c in found if fits[c.name]), key=lambda c: (-fits[c.name], c.name))
     return found
 
 
@@ -208,7 +208,7 @@ def _stems(text: str) -> set[str]:
     return {re.sub(r"(?<=...)(ations?|ing|ed|es|s|e)$", "", w) for w in words}
 
 
-def _fit(question: str, card: Card) -> float:
+def fit(question: str, card: Card) -> float:
     """Shared words, those of the card's own question counting twice."""
     asked = _stems(question)
     near = _stems(f"{card.title} {' '.join(card.supports)}")

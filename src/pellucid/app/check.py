@@ -55,7 +55,7 @@ def command(
     The exit status is 0 if every operation has a rule, else 3.
     """
     loaded = models.load(model, dataclasses.replace(loading, blank=loading.weights is None))
-    rows = as_inputs(_rows(input, shape, loaded))
+    rows = as_inputs(usual_rows(input, shape, loaded))
     place = layer or loaded.embedding(rows.wrap_all())
     found = findings(loaded, rows, place)
     terminal.say(f"{terminal.clean(loaded.name)}\n")
@@ -67,7 +67,8 @@ def command(
     return 0 if loaded.subject.module is None else _operations(loaded, rows, rules, place)
 
 
-def _rows(text: str | None, shape: tuple[int, ...] | None, loaded: models.Loaded) -> Any:
+def usual_rows(text: str | None, shape: tuple[int, ...] | None, loaded: models.Loaded) -> Any:
+    """The rows that were asked for, or a row that the model surely takes."""
     if text is not None:
         return inputs.read(text, loaded).inputs
     if loaded.world is not None:

@@ -20,6 +20,7 @@ COMMANDS = {
     "methods": "List the methods: what each answers, gives and needs.",
     "check": "Say which methods apply to a model, and what stands in the way of the others.",
     "compare": "Measure several methods on the same rows: a table, with what does not fit and why.",
+    "advise": "Say which explanation to ask for, with its cost on this model, and why not the others.",
     "report": "Write a page about a model's answers for some inputs.",
 }
 HELP = """Understand a trained network, and know how far each explanation can be believed.
