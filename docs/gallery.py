@@ -46,7 +46,7 @@ LEFT_OUT = {
     "Shares of a regression (lmg-shapley-regression)": "figure to come",
     "Causal shares (causal-shapley)": "figure to come",
     "Shares by propagation (dasp)": "figure to come",
-    "Objects and disturbances (o-drl-object-saliency, sensitivity-analysis)": "figure to come",
+    "Objects found by templates (o-drl-object-saliency)": "the zoo has no network that plays",
     "Complexity (heatmap-entropy, rule-complexity-metrics)": "figure to come",
     "Stability (local-lipschitz-estimate, explanation-continuity, lime-instability, consistency-quality)": "figure to come",
     "Localisation (pointing-game, cam-localisation, object-relevance-ratio, human-attention-benchmark-mohseni, "

@@ -50,7 +50,7 @@ def parts(case: Case) -> Drawn:
     lead = (
         f"Kernel SHAP and sampled Shapley values, which sum to the score less the black picture's ({whole:.2f}), agree "
         f"within four standard errors everywhere. Largest standard errors: {told}. LIME's line explains "
-        f"{100 * float(fit['fidelity']):.0f} % of the variance of the answers nearby and need not sum to anything."
+        f"{100 * float(fit['r_squared']):.0f} % of the variance of the answers nearby and need not sum to anything."
     )
     if case.mask is not None:
         return Drawn(maps(case, planes(found)), f"{lead} {shares(case, found)}")
@@ -97,6 +97,34 @@ def prediction_differences(case: Case) -> Drawn:
     return Drawn(figure, lead if case.mask is None else f"{lead} {shares(case, found)}")
 
 
+def disturbances(case: Case) -> Drawn:
+    """How far the answer moves, without a sign; a small shift moves it by the slope."""
+    analysis = px.attribution.SensitivityAnalysis
+    spec = "pixel" if case.mask is None else ("patch", 4)
+    data = case.world.train[0][:200]
+    noise = explain(case, analysis(features=spec, samples=32))
+    other = explain(case, analysis(disturbance="resample", distance="kl", features=spec, samples=32), data=data)
+    shift = explain(case, analysis(disturbance="shift", size=1e-3, features=spec))
+    found = {"noise:\nscore": noise, "other rows' values:\nall classes (bits)": other, "small shift:\nscore": shift}
+    slope = explain(case, "vanilla-gradient").values.double()
+    if case.mask is None:
+        step = 1e-3 * float(case.input.max() - case.input.min())
+        apart = float((shift.values.double() - step * slope.abs()).abs().max() / (step * slope.abs().max()))
+        assert apart < 0.05
+        lead = (
+            f"On every pixel a small shift moves the score by the size of the slope there, within {100 * apart:.1f} %."
+        )
+    else:
+        spread, most = float(noise.error.max()), float(noise.values.max())
+        assert spread < 0.25 * most
+        lead = (
+            "Sizes alone: they say where the answer hangs on the picture, and not which way. The largest standard error of "
+            f"the first map is {spread:.2f}, {100 * spread / most:.0f} % of its largest value."
+        )
+    figure = maps(case, planes(found), case.head().split(". Explained")[0], signed=False)
+    return Drawn(figure, lead if case.mask is None else f"{lead} {shares(case, found)}")
+
+
 ENTRIES = (
     *of_cases("occlusion", "Occlusion and ablation", "occlusion-sensitivity feature-ablation", occlusion),
     *of_cases(
@@ -108,4 +136,5 @@ ENTRIES = (
         "prediction-difference-analysis prediction-decomposition",
         prediction_differences,
     ),
+    *of_cases("disturbances", "Disturbances", "sensitivity-analysis", disturbances),
 )
