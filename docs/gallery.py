@@ -67,19 +67,20 @@ LEFT_OUT = {
         "seven lines about a sentence are enough for one figure"
     ),
     "Documents (lrp-document-relevance)": "the zoo has no trained network for documents",
-    "A trained masker (real-time-image-saliency)": "its training takes about as long as the rest of the page together",
+    "A trained masker (real-time-image-saliency)": "its training takes longer than the rest of the page together",
     "Graphs (gnnexplainer)": "the zoo has no trained network for graphs",
     "Information (l2x, information-based-measure-nlp)": "figure to come",
 }
 
 INTRO = """# Gallery
 
-One figure for each family of methods: a digit that the network misreads and, for most, a picture of planted shapes, whose
-pixels are known. Red raises the explained score, blue lowers it, and zero is always the neutral middle; where a map
-shows slopes, red says that a brighter pixel would raise the score. Each map has limits of its own, written under it, at the
-99th percentile of its sizes. Maps coarser than the picture are enlarged. The dark line is the outline of the object whose
-kind is the right answer. The sentence under each figure is computed from what is drawn and checked before it is written;
-`make gallery` makes the page anew.
+One figure for each family of methods: of pictures, a digit that the network misreads and, for most, planted shapes, whose
+pixels are known; then tables, games and sentences. Red raises the explained score, blue lowers it, and zero is always the
+neutral middle; where a map shows slopes, red says that a brighter pixel would raise the score. Violet shows sizes without a
+sign. Each map has limits of its own, written under it, at the 99th percentile of its sizes. Maps coarser than the picture
+are enlarged. The dark line is the outline of the object whose kind is the right answer. The sentence under each figure is
+computed from what is drawn and checked before it is written; `make gallery` makes the page anew, and
+`python docs/gallery.py lime` one family of it. The numbers of the figures of tables are kept in `numbers.json`.
 """
 
 
