@@ -194,6 +194,15 @@ def test_a_question_chooses_the_form(clock: Clock, few: Any) -> None:
     assert set(px.advise(clock.model, rows(), "Which inputs mattered?", data=data).names) >= {"feature-ablation"}
 
 
+def test_why_not_gets_what_turns_the_answer_and_how_to_contrast_two_classes(clock: Clock, few: Any) -> None:
+    few(["feature-ablation", "acd", "representation-erasure-rl"])
+    found = px.advise(clock.model, rows(), "Why not the other class?")
+    assert found.names == ["representation-erasure-rl"]
+    assert "px.margin(towards, against)" in found.statement
+    few(["feature-ablation"])
+    assert "px.margin(towards, against)" in px.advise(clock.model, rows(), "why not").statement
+
+
 def test_free_words_find_the_card_that_asks_the_same() -> None:
     card = px.catalogue.card("ice")
     found = asked(card.question.replace("?", ""), [m.card for m in registered().values()])

@@ -27,6 +27,7 @@ PRESETS = {
 HURRY, TRIAL = 0.5, 1.0
 # Share of the advice's own time that is kept for comparing what was found.
 RESERVED = 0.35
+CONTRAST = " Any attribution tells why one class rather than another, with target=px.margin(towards, against)."
 # A second run of the same may take longer; so much is kept free of the deadline.
 SAFETY = 1.25
 
@@ -45,6 +46,11 @@ class Wish:
     def left(self) -> float:
         """Seconds that advising may still take."""
         return self.patience - (trial.clock() - self.started)
+
+    @property
+    def times(self) -> int:
+        """How often a method is timed: a deadline is held against the longest of several."""
+        return 1 if self.deadline is None else 3
 
     def meets(self, took: float) -> bool:
         """Whether an explanation that takes so long is in time."""
@@ -138,7 +144,7 @@ def advise(
         "forward_seconds": forward,
     }
     return Advice(
-        statement=_statement(suggestions, refused, found, wish, rows.rows, forward),
+        statement=_statement(wanted, suggestions, refused, wish, rows.rows, forward),
         suggestions=suggestions,
         refused=tuple(Refusal(name=name, reason=refused[name]) for name in sorted(refused)),
         asked=told,
@@ -206,7 +212,7 @@ def _try(method: Method, trying: Trying, wish: Wish) -> Found | str:
     usual = TRIAL if method.card.trial else 2 * TRIAL  # what is quick once loaded may load for long
     allowance = min(max(wish.deadline or 0.0, usual), wish.left())
     try:
-        tried = trying.warm(trying.first(method, allowance), allowance)
+        tried = trying.warm(trying.first(method, allowance), allowance, wish.times)
         took = tried.all_rows(trying.rows.rows)
         if wish.meets(took):
             return Found(method=method, tried=tried)
@@ -232,7 +238,7 @@ def _less(method: Method, trying: Trying, wish: Wish) -> Found | None:
         if allowance <= 0:
             return None
         try:
-            tried: Tried = trying.warm(trying.first(smaller, allowance), allowance)
+            tried: Tried = trying.warm(trying.first(smaller, allowance), allowance, wish.times)
         except Expired:
             continue
         except PellucidError:
@@ -245,17 +251,19 @@ def _less(method: Method, trying: Trying, wish: Wish) -> Found | None:
 
 
 def _statement(
+    wanted: Question,
     suggestions: tuple[Suggestion, ...],
     refused: dict[str, str],
-    found: list[Found],
     wish: Wish,
     rows: int,
     forward: float,
 ) -> str:
+    """What came out, in a sentence or two."""
     what = "1 row" if rows == 1 else f"{rows} rows"
+    more = CONTRAST if wanted.kind is not None and wanted.kind.name == "why not" else ""
     if suggestions:
         first = suggestions[0]
-        return f"Take {first.card.title} ({first.name}), {first.cost} for {what}. {first.why}"
+        return f"Take {first.card.title} ({first.name}), {first.cost} for {what}. {first.why}{more}"
     if wish.deadline is not None:
         late = {n: r for n, r in refused.items() if r.startswith(("it takes", "one forward"))}
         if not wish.meets(forward):
@@ -265,4 +273,4 @@ def _statement(
         if late:
             quick = min(late, key=lambda n: (wish.late.get(n, math.inf), n))
             return f"Nothing explains {what} within {seconds(wish.deadline)}: the quickest is {quick}, {late[quick]}."
-    return "No method of the catalogue fits; `refused` gives the reason for each."
+    return "No method of the catalogue fits; `refused` gives the reason for each." + more

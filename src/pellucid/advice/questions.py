@@ -27,7 +27,7 @@ class Kind:
 
     def answered_by(self, card: Card) -> bool:
         """Whether a method gives what this kind of question asks for."""
-        told = f"{card.title} {card.question} {' '.join(card.supports)}".lower()
+        told = f"{card.title} {card.question}".lower()
         return card.form in self.forms and card.scope in self.scopes and bool(re.search(self.card, told))
 
 
