@@ -51,7 +51,7 @@ LEFT_OUT = {
     "Stability (local-lipschitz-estimate, explanation-continuity, lime-instability, consistency-quality)": "figure to come",
     "Localisation (pointing-game, cam-localisation, object-relevance-ratio, human-attention-benchmark-mohseni, "
     "attention-lesion-overlap)": "figure to come",
-    "Picked cases and other surrogates (sp-lime, streak, maple)": "figure to come",
+    "Picked cases and other surrogates (sp-lime, streak, maple, mame)": "figure to come",
     "More shares of the variance (functional-anova, generalized-functional-anova, fanova-forest)": (
         "where columns are independent, as above, they show the shares that Sobol' indices do"
     ),
