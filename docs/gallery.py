@@ -39,8 +39,8 @@ ENTRIES: tuple[Entry, ...] = (
 )
 
 LEFT_OUT = {
-    "Axioms (axiom-completeness)": "figure to come",
     "Slopes over all rows (gradient-sensitivity-global)": "figure to come",
+    "Axioms (axiom-completeness, attribution-axiom-tests)": "figure to come",
     "Strategies over many rows (spray)": "figure to come",
     "Influence through other columns (indirect-influence-auditing, iterative-orthogonal-projection)": "figure to come",
     "Shares of a regression (lmg-shapley-regression)": "figure to come",
