@@ -22,7 +22,7 @@ def test_weights_slopes_and_answers_equal_those_of_the_authors_program():
     data = torch.rand(150, 3, generator=torch.Generator().manual_seed(0)).double()
     x = torch.rand(4, 3, generator=torch.Generator().manual_seed(1)).double()
     method = Maple(trees=30, columns=3, influential=1)
-    ask = px.engine.answer._ask(px.Subject(bent), x, method, None, None, data, 0, None, False)
+    ask = px.engine.answer.question(px.Subject(bent), x, method.card, None, None, data, 0, None, False)
     forest = method.prepare(ask.subject, ask)[0]
     table, answers = forest.table.numpy(), forest.answers.numpy()
     theirs = peer.MAPLE(table, answers, table[:20], answers[:20], fe=forest.model, fe_type="rf")

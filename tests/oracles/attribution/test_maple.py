@@ -61,7 +61,7 @@ def test_weights_and_line_equal_those_worked_out_leaf_by_leaf(columns):
     method = Maple(trees=15, leaf=5, columns=columns, ridge=0.01, influential=72)
     target = torch.tensor([0, 1, 0])
     result = px.explain(net, x, method, target=target, data=data)
-    ask = px.engine.answer._ask(px.Subject(net), x, method, target, None, data, 0, None, False)
+    ask = px.engine.answer.question(px.Subject(net), x, method.card, target, None, data, 0, None, False)
     forests = method.prepare(ask.subject, ask)
     for row, label in enumerate(target.tolist()):
         forest = forests[label]
@@ -97,7 +97,7 @@ def test_weights_and_line_equal_those_worked_out_leaf_by_leaf(columns):
 def test_columns_are_ordered_by_what_roots_gain():
     net, data = Net(), drawn(90, 4, seed=1)
     method = Maple(trees=15, leaf=5)
-    ask = px.engine.answer._ask(px.Subject(net), data[:1], method, 0, None, data, 0, None, False)
+    ask = px.engine.answer.question(px.Subject(net), data[:1], method.card, 0, None, data, 0, None, False)
     forest = method.prepare(ask.subject, ask)[0]
     gains = np.zeros(4)
     for tree in forest.model.estimators_:
