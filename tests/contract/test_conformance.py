@@ -19,7 +19,7 @@ METHODS = sorted(m.card.name for m in registered().values() if m.__module__.star
 ASKS = {"predictions", "data", "labels", "image", "table", "masks"}
 FEW = {
     *("mlp", "functional-mlp", "in-place-first", "batch-norm-resnet", "two-inputs", "tokens", "dropout-in-training"),
-    *("hoarder", "nan-output", "raising", "one-score", "double"),
+    *("lstm", "hoarder", "nan-output", "raising", "one-score", "double"),
 }
 EVERY = bool(os.environ.get("PELLUCID_EVERY_MODEL"))
 

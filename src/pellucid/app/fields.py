@@ -42,10 +42,18 @@ def options(method: type[Method]) -> list[Option]:
 
 
 def build(method: type[Method], settings: Mapping[str, Any]) -> Method:
-    """The method with these settings; where a field holds a method alone, its name is enough."""
+    """The method with these settings; where a field holds a method alone, its name is enough.
+
+    The name of a field's default method means that default, with its settings.
+    """
     kinds = typing.get_type_hints(method)
+    usual = {f.name: f.default for f in dataclasses.fields(method)}  # type: ignore[arg-type]
     values = {}
     for name, value in settings.items():
+        held = usual.get(name)
+        if isinstance(held, Method) and value == held.card.name:
+            values[name] = held
+            continue
         named = isinstance(value, str) and _holds_method(kinds[name]) and str not in _members(kinds[name])
         values[name] = as_method(value) if named else value
     return method(**values)

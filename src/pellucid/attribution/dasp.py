@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pellucid.attribution.dasp_moments import Network, Normal
-from pellucid.attribution.shapley import EXEMPT, FILL, TREES
+from pellucid.attribution.shapley import FILL, TREES
 from pellucid.contract import Attribution, Card, Method
 from pellucid.contract.errors import LayerError, MethodError, NeedError, UnsupportedOperation
 from pellucid.engine import Ask, Subject, batch
@@ -79,7 +79,6 @@ class DeepApproximateShapley(Method):
         data_types=("any",),
         taxonomy=TREES,
         claims=("rowwise", "deterministic", "symmetric", "spelling invariant", "score scale"),
-        exempt=EXEMPT,
         trial={"cells": 2, "sizes": 3},
         cost="4 × features × sizes forwards",
         supports=("which features carry the score, without noise from sampling",),

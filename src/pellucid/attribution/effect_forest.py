@@ -70,7 +70,6 @@ class FanovaForest(Method):
         taxonomy={**TAXONOMY, "001": "distillation/model translation/tree"},
         claims=("rowwise", "seeded"),
         trial={"trees": 4, "leaves": 6},
-        exempt={"precision": "a split between two nearly equal gains falls differently when scores are rounded"},
         cost="1 forward per row of data",
         supports=("these are exactly the shares of the forest's own variance over the box of the data",),
         limits=(
