@@ -59,9 +59,9 @@ class DocumentRelevance(Method):
 
     Example:
         >>> import torch, pellucid as px
-        >>> svm = torch.nn.Linear(4, 2).eval()
+        >>> svm = torch.nn.Linear(4, 2).double().eval()
         >>> method = px.attribution.DocumentRelevance(epsilon=0.0)
-        >>> result = px.explain(svm, torch.tensor([[0.5, 0.0, 1.0, 0.0]]), method, target=1)
+        >>> result = px.explain(svm, torch.tensor([[0.5, 0.0, 1.0, 0.0]]).double(), method, target=1)
         >>> bool(torch.isclose(result.values[0, 2], svm.weight[1, 2] + svm.bias[1] / 2)), float(result.values[0, 1])
         (True, 0.0)
     """

@@ -74,7 +74,7 @@ def compare(
         >>> net = torch.nn.Linear(4, 2).double().eval()
         >>> found = px.compare(net, torch.ones(3, 4).double(), ["gradient-x-input", "feature-ablation"])
         >>> found.values.shape, round(float(found.parts["agreement"][0, 1]), 6)
-        (torch.Size([2, 2]), 1.0)
+        (torch.Size([2, 5]), 1.0)
     """
     subject = as_subject(model)
     chosen, measured = _methods(methods), _metrics(metrics)
