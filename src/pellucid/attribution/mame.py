@@ -17,6 +17,7 @@ from pellucid.contract.errors import InputError, MethodError
 from pellucid.engine import Ask, Subject, regression, seed
 from pellucid.engine.data import rows_like
 from pellucid.engine.sample import Sample, sample
+from pellucid.engine.settings import whole, whole_or_none
 
 __all__ = ["Mame"]
 
@@ -221,13 +222,8 @@ class Mame(Method):
         return (-((draws**2).sum(1)) / width**2).softmax(0)
 
     def _check(self) -> None:
-        whole = (("groups", 1), ("samples", 4), ("neighbours", 1), ("levels", 2), ("rows", 3), ("iterations", 1))
-        for name, least in whole:
-            value = getattr(self, name)
-            if value is None and name in ("groups", "neighbours"):
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise MethodError(f"The '{name}' must be an int of at least {least}", got=repr(value))
+        whole(samples=(self.samples, 4), levels=(self.levels, 2), rows=(self.rows, 3), iterations=(self.iterations, 1))
+        whole_or_none(groups=(self.groups, 1), neighbours=(self.neighbours, 1))
         for name in ("spread", "width", "tolerance"):
             value = getattr(self, name)
             if (value is not None or name != "width") and not 0 < value < math.inf:

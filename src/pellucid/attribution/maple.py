@@ -14,6 +14,7 @@ from pellucid.contract.errors import InputError, MethodError
 from pellucid.engine import Ask, Subject, regression, seed
 from pellucid.engine.regression import Fit
 from pellucid.engine.sample import sample
+from pellucid.engine.settings import whole, whole_or_none
 
 __all__ = ["Maple"]
 
@@ -136,12 +137,8 @@ class Maple(Method):
         )
 
     def _check(self) -> None:
-        for name, least in (("trees", 1), ("leaf", 1), ("columns", 1), ("influential", 1)):
-            value = getattr(self, name)
-            if name == "columns" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise MethodError(f"The '{name}' must be an int of at least {least}", got=repr(value))
+        whole(trees=(self.trees, 1), leaf=(self.leaf, 1), influential=(self.influential, 1))
+        whole_or_none(columns=(self.columns, 1))
         for name, good in (("share", 0 < self.share <= 1), ("heldout", 0 < self.heldout < 1)):
             if not good:
                 raise MethodError(f"The '{name}' must be a share between 0 and 1", got=repr(getattr(self, name)))

@@ -15,6 +15,7 @@ from pellucid.contract import Attribution, Card, Method
 from pellucid.contract.errors import InputError, MethodError
 from pellucid.engine import Ask, Subject, fill, gradient, score, seed
 from pellucid.engine.inputs import Inputs
+from pellucid.engine.settings import whole
 from pellucid.engine.target import Target
 
 __all__ = ["MeaningfulPerturbation"]
@@ -157,7 +158,7 @@ class MeaningfulPerturbation(Method):
             number("tolerance", self.tolerance, 0.0)
         if number("rate", self.rate, 0.0) == 0:
             raise MethodError("The 'rate' must be positive", got=repr(self.rate))
-        whole("steps", self.steps)
+        whole(steps=(self.steps, 1))
 
 
 def number(name: str, value: Any, least: float) -> float:
@@ -166,13 +167,6 @@ def number(name: str, value: Any, least: float) -> float:
     if not good:
         raise MethodError(f"The '{name}' must be a number of at least {least:g}", got=repr(value))
     return float(value)
-
-
-def whole(name: str, value: Any) -> int:
-    """A whole number of at least 1, or our error."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise MethodError(f"The '{name}' must be an int of at least 1", got=repr(value))
-    return value
 
 
 class _Soft(Target):

@@ -9,12 +9,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from pellucid.attribution.mask import number, whole
+from pellucid.attribution.mask import number
 from pellucid.attribution.mask_network import DECAY, SECOND, TINY
 from pellucid.contract import Attribution, Card, Method
 from pellucid.contract.errors import InputError, LayerError, MethodError, NeedError, TargetError
 from pellucid.engine import Ask, Subject, gradient, score, seed
 from pellucid.engine.gradient import needs_module
+from pellucid.engine.settings import whole
 from pellucid.engine.target import Target
 
 __all__ = ["GNNExplainer"]
@@ -134,7 +135,7 @@ class GNNExplainer(Method):
             number(name, getattr(self, name), 0.0)
         if number("rate", self.rate, 0.0) == 0:
             raise MethodError("The 'rate' must be positive", got=repr(self.rate))
-        whole("steps", self.steps)
+        whole(steps=(self.steps, 1))
         if self.fill not in FILLS:
             raise MethodError(f"The 'fill' must be one of {FILLS}", got=repr(self.fill))
         if not isinstance(self.directed, bool):

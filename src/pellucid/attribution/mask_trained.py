@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pellucid.attribution.mask import number, whole
+from pellucid.attribution.mask import number
 from pellucid.attribution.mask_network import Adam, Masker, Weights, drawn_weights
 from pellucid.contract import Attribution, Card, Method
 from pellucid.contract.errors import InputError, LayerError, MethodError, NeedError, TargetError
@@ -20,6 +20,7 @@ from pellucid.engine.ask import shape_key
 from pellucid.engine.data import rows_like
 from pellucid.engine.gradient import needs_module
 from pellucid.engine.inputs import Inputs
+from pellucid.engine.settings import whole
 from pellucid.engine.target import Target
 
 __all__ = ["RealTimeSaliency"]
@@ -163,8 +164,7 @@ class RealTimeSaliency(Method):
         )
 
     def _check(self) -> None:
-        for name in ("width", "depth", "steps", "minibatch"):
-            whole(name, getattr(self, name))
+        whole(width=(self.width, 1), depth=(self.depth, 1), steps=(self.steps, 1), minibatch=(self.minibatch, 1))
         for name in ("rate", "smoothness", "area", "destroy", "exponent", "decoys", "colours"):
             number(name, getattr(self, name), 0.0)
         if self.rate == 0 or self.exponent == 0:

@@ -16,6 +16,7 @@ from pellucid.engine import Ask, Subject, gradient, score, seed
 from pellucid.engine.data import as_rows
 from pellucid.engine.decomposition import at_place, gaps, start, wrap
 from pellucid.engine.gradient import Floats, Gradient
+from pellucid.engine.settings import whole, whole_or_none
 
 __all__ = ["ExpectedGradients", "IntegratedGradients"]
 
@@ -53,9 +54,8 @@ def check_settings(rule: str, steps: int | None, tolerance: float, max_steps: in
     if rule not in RULES:
         raise MethodError(f"The 'rule' must be one of {RULES}", got=repr(rule))
     least = 2 if rule == "trapezoid" else 1
-    for name, value in (("steps", least if steps is None else steps), ("max_steps", max_steps)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise MethodError(f"The '{name}' must be an int of at least {least}", got=repr(value))
+    whole_or_none(steps=(steps, least))
+    whole(max_steps=(max_steps, least))
     if not isinstance(tolerance, int | float) or not tolerance > 0:
         raise MethodError("The 'tolerance' must be positive", got=repr(tolerance), hint="0.01")
 

@@ -14,6 +14,7 @@ from pellucid.contract import Card, Examples, Method, as_method, tensors
 from pellucid.contract.errors import MethodError
 from pellucid.engine import Ask, Subject, feature, fill, needs
 from pellucid.engine.feature import Features
+from pellucid.engine.settings import whole, whole_or_none
 
 __all__ = ["SubmodularPick"]
 
@@ -118,12 +119,8 @@ class SubmodularPick(Method):
         )
 
     def _check(self) -> Method:
-        for name in ("budget", "keep"):
-            value = getattr(self, name)
-            if name == "keep" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise MethodError(f"The '{name}' must be an int of at least 1", got=repr(value))
+        whole(budget=(self.budget, 1))
+        whole_or_none(keep=(self.keep, 1))
         if self.pool not in POOLS:
             raise MethodError(f"The 'pool' must be one of {POOLS}", got=repr(self.pool))
         held = as_method(self.of)

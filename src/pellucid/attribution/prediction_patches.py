@@ -14,6 +14,7 @@ from pellucid.engine import Ask, Subject, chance, fill, score, seed
 from pellucid.engine.data import rows_like
 from pellucid.engine.inputs import Inputs
 from pellucid.engine.patches import PatchGaussian, gaussian
+from pellucid.engine.settings import whole
 
 __all__ = ["PredictionDifferenceAnalysis"]
 
@@ -172,10 +173,7 @@ class PredictionDifferenceAnalysis(Method):
 
     def _check(self) -> None:
         chance.check(self.kind, self.output)
-        for name, least in (("window", 1), ("surround", 0), ("stride", 1), ("samples", 2)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise MethodError(f"The '{name}' must be an int of at least {least}", got=repr(value))
+        whole(window=(self.window, 1), surround=(self.surround, 0), stride=(self.stride, 1), samples=(self.samples, 2))
         if self.stride > self.window:
             raise MethodError(
                 "The 'stride' must not be larger than the window: what lies between has no value", got=str(self.stride)

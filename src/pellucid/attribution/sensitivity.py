@@ -16,6 +16,7 @@ from pellucid.engine import Ask, Subject, feature, fill, reference, score, seed
 from pellucid.engine.data import rows_like
 from pellucid.engine.feature import Features
 from pellucid.engine.inputs import Inputs
+from pellucid.engine.settings import whole
 from pellucid.engine.target import Target
 
 __all__ = ["SensitivityAnalysis"]
@@ -167,8 +168,7 @@ class SensitivityAnalysis(Method):
             raise MethodError(f"The 'disturbance' must be one of {DISTURBANCES}", got=repr(self.disturbance))
         if self.distance not in DISTANCES:
             raise MethodError(f"The 'distance' must be one of {DISTANCES}", got=repr(self.distance))
-        if isinstance(self.samples, bool) or not isinstance(self.samples, int) or self.samples < 2:
-            raise MethodError("The 'samples' must be an int of at least 2", got=repr(self.samples))
+        whole(samples=(self.samples, 2))
         if not self.size > 0:
             raise MethodError("The 'size' must be positive, a share of the row's range", got=repr(self.size))
         groups, data = _parts(ask.data)

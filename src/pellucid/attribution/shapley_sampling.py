@@ -15,6 +15,7 @@ from pellucid.contract import Attribution, Card, Method
 from pellucid.contract.errors import MethodError
 from pellucid.engine import Ask, Subject, seed
 from pellucid.engine.coalition import BLOCK, Game, every, game
+from pellucid.engine.settings import whole
 
 __all__ = ["ShapleySampling"]
 
@@ -259,9 +260,7 @@ class Walk:
 
 def check_settings(tolerance: float | None, **counts: int) -> None:
     """Refuse numbers that are none, and a tolerance that is not positive."""
-    for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise MethodError(f"The '{name}' must be an int of at least 1", got=repr(value))
+    whole(**{name: (value, 1) for name, value in counts.items()})
     number = isinstance(tolerance, int | float) and not isinstance(tolerance, bool)
     if tolerance is not None and not (number and 0 < tolerance < math.inf):
         raise MethodError("The 'tolerance' must be positive, or None", got=repr(tolerance), hint="0.05")

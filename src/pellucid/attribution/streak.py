@@ -14,6 +14,7 @@ from pellucid.contract.errors import MethodError, NumericalError, TargetError
 from pellucid.engine import Ask, Subject, coalition
 from pellucid.engine.coalition import Game
 from pellucid.engine.evaluation import random_order
+from pellucid.engine.settings import whole
 from pellucid.engine.target import Target
 
 __all__ = ["Streak"]
@@ -125,8 +126,7 @@ class Streak(Method):
         )
 
     def _check(self) -> None:
-        if isinstance(self.parts, bool) or not isinstance(self.parts, int) or self.parts < 1:
-            raise MethodError("The 'parts' must be an int of at least 1", got=repr(self.parts))
+        whole(parts=(self.parts, 1))
         for name, known in (("way", WAYS), ("objective", OBJECTIVES)):
             if getattr(self, name) not in known:
                 raise MethodError(f"The '{name}' must be one of {known}", got=repr(getattr(self, name)))

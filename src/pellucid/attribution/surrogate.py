@@ -15,6 +15,7 @@ from pellucid.contract.errors import InputError, MethodError
 from pellucid.engine import Ask, Subject, coalition, regression
 from pellucid.engine.neighbourhood import Binned, Questions, Switched
 from pellucid.engine.regression import Fit
+from pellucid.engine.settings import whole, whole_or_none
 
 __all__ = ["Lime"]
 
@@ -184,13 +185,8 @@ class Lime(Method):
         return weights
 
     def _check(self) -> None:
-        whole = (("samples", 2), ("bins", 0), ("max_samples", 2), ("select", 1), ("depth", 1))
-        for name, least in whole:
-            value = getattr(self, name)
-            if value is None and name in ("select", "depth"):
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise MethodError(f"The '{name}' must be an int of at least {least}", got=repr(value))
+        whole(samples=(self.samples, 2), bins=(self.bins, 0), max_samples=(self.max_samples, 2))
+        whole_or_none(select=(self.select, 1), depth=(self.depth, 1))
         if self.bins == 1:
             raise MethodError("The 'bins' must be 0 or at least 2", got="1: every value falls into the same")
         if self.distance not in DISTANCES:

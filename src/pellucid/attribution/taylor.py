@@ -13,6 +13,7 @@ from pellucid.contract.errors import MethodError
 from pellucid.engine import Ask, Subject, gradient, score
 from pellucid.engine.decomposition import start, wrap
 from pellucid.engine.gradient import Floats, Gradient
+from pellucid.engine.settings import whole
 
 __all__ = ["SimpleTaylor"]
 
@@ -109,8 +110,7 @@ class SimpleTaylor(Method):
     def _check(self) -> None:
         if self.search not in SEARCHES:
             raise MethodError(f"The 'search' must be one of {SEARCHES}", got=repr(self.search))
-        if isinstance(self.points, bool) or not isinstance(self.points, int) or self.points < 1:
-            raise MethodError("The 'points' must be an int of at least 1", got=repr(self.points))
+        whole(points=(self.points, 1))
         if not 0 < self.reach < float("inf"):
             raise MethodError("The 'reach' must be a positive number", got=repr(self.reach))
 

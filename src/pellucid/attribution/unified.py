@@ -15,6 +15,7 @@ from pellucid.engine import Ask, Subject, backward, difference, gradient, rules,
 from pellucid.engine.decomposition import at_place, gaps, start, wrap
 from pellucid.engine.gradient import Floats, Gradient
 from pellucid.engine.rules.contrast import proportional
+from pellucid.engine.settings import whole
 
 __all__ = ["ModifiedGradient"]
 
@@ -99,8 +100,7 @@ class ModifiedGradient(Method):
     def explain(self, subject: Subject, ask: Ask, state: Any) -> Attribution:
         if self.of not in ROWS:
             raise MethodError(f"The 'of' must be one of {ROWS}", got=repr(self.of))
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
-            raise MethodError("The 'steps' must be an int of at least 1", got=repr(self.steps))
+        whole(steps=(self.steps, 1))
         if not self.stabiliser > 0:
             raise MethodError("The 'stabiliser' must be positive", got=repr(self.stabiliser))
         if self.of == "epsilon-lrp":

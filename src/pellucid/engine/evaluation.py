@@ -195,10 +195,3 @@ def by_class(values: Tensor, classes: Tensor | None) -> dict[str, Any]:
         return {}
     own = classes.cpu()
     return {str(int(c)): overall(values[(own == c).to(values.device)]) for c in own.unique()}
-
-
-def counted(**settings: tuple[Any, int]) -> None:
-    """Refuse settings that are no ints of at least so much: `counted(steps=(self.steps, 1))`."""
-    for name, (value, least) in settings.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise MethodError(f"The '{name}' must be an int of at least {least}", got=repr(value))

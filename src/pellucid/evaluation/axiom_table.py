@@ -14,8 +14,9 @@ from pellucid.contract import Attribution, Card, Explanation, Measure, tensors
 from pellucid.contract.errors import InputError, MethodError, NumericalError, PellucidError
 from pellucid.engine import Ask, Subject
 from pellucid.engine.decomposition import start
-from pellucid.engine.evaluation import Evaluation, Judged, counted, overall, replace_model
+from pellucid.engine.evaluation import Evaluation, Judged, overall, replace_model
 from pellucid.engine.inputs import Inputs
+from pellucid.engine.settings import whole
 from pellucid.engine.subject import as_subject
 from pellucid.evaluation import axiom_pairs
 from pellucid.evaluation.completeness import Completeness
@@ -100,7 +101,7 @@ class AxiomTable(Evaluation):
     )
 
     def check(self, ask: Ask, own: Mapping[str, Any]) -> None:
-        counted(tries=(self.tries, 1))
+        whole(tries=(self.tries, 1))
         value = self.tolerance
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
             raise MethodError("The 'tolerance' must be a number of at least 0", got=repr(value))

@@ -13,8 +13,9 @@ from pellucid.contract import Attribution, Card, Explanation, Measure, Method, t
 from pellucid.contract.errors import InputError, MethodError, NeedError
 from pellucid.engine import Ask, Subject, coalition, score
 from pellucid.engine.decomposition import start
-from pellucid.engine.evaluation import Evaluation, Judged, by_class, counted, overall
+from pellucid.engine.evaluation import Evaluation, Judged, by_class, overall
 from pellucid.engine.place import parse
+from pellucid.engine.settings import whole
 
 __all__ = ["Completeness"]
 
@@ -95,7 +96,7 @@ class Completeness(Evaluation):
         if not isinstance(self.steps, tuple | list):
             raise MethodError("The 'steps' must be a tuple of ints", got=repr(self.steps))
         for count in self.steps:
-            counted(steps=(count, 1))
+            whole(steps=(count, 1))
         held = self.held()
         if self.steps and "steps" not in {f.name for f in fields(held)}:  # type: ignore[arg-type]
             raise MethodError(

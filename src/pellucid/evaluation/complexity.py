@@ -15,7 +15,8 @@ from torch import Tensor
 from pellucid.contract import Card, Measure
 from pellucid.contract.errors import MethodError
 from pellucid.engine import Ask, Subject
-from pellucid.engine.evaluation import Evaluation, Judged, by_class, counted, overall
+from pellucid.engine.evaluation import Evaluation, Judged, by_class, overall
+from pellucid.engine.settings import whole
 from pellucid.evaluation.marked import maps, places, refuse_pooling
 
 __all__ = ["HeatmapEntropy"]
@@ -82,7 +83,7 @@ class HeatmapEntropy(Evaluation):
     def check(self, ask: Ask, own: Mapping[str, Any]) -> None:
         if self.figure not in FIGURES:
             raise MethodError(f"The 'figure' must be one of {tuple(FIGURES)}", got=repr(self.figure))
-        counted(bins=(self.bins, 2))
+        whole(bins=(self.bins, 2))
         refuse_pooling(self.pooling)
         places(ask)
 

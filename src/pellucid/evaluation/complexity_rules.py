@@ -14,6 +14,7 @@ from pellucid.contract.errors import MethodError
 from pellucid.engine import Ask, Subject
 from pellucid.engine.data import rows_like
 from pellucid.engine.evaluation import Evaluation, Judged
+from pellucid.engine.settings import whole
 
 __all__ = ["RuleComplexity"]
 
@@ -85,8 +86,7 @@ class RuleComplexity(Evaluation):
     def check(self, ask: Ask, own: Mapping[str, Any]) -> None:
         if self.figure not in COUNTS:
             raise MethodError(f"The 'figure' must be one of {COUNTS}", got=repr(self.figure))
-        if isinstance(self.repeats, bool) or not isinstance(self.repeats, int) or self.repeats < 0:
-            raise MethodError("The 'repeats' must be an int of at least 0", got=repr(self.repeats))
+        whole(repeats=(self.repeats, 0))
 
     def measure(self, subject: Subject, ask: Ask, judged: Judged) -> Measure:
         assert isinstance(judged.result, Rules)

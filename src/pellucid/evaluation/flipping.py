@@ -16,13 +16,13 @@ from pellucid.engine.evaluation import (
     Evaluation,
     Judged,
     along,
-    counted,
     overall,
     players,
     random_order,
     ranking,
 )
 from pellucid.engine.inputs import Inputs
+from pellucid.engine.settings import whole
 
 __all__ = ["RegionPerturbation"]
 
@@ -96,7 +96,7 @@ class RegionPerturbation(Evaluation):
     def check(self, ask: Ask, own: Mapping[str, Any]) -> None:
         if self.order not in ORDERS:
             raise MethodError(f"The 'order' must be one of {ORDERS}", got=repr(self.order))
-        counted(draws=(self.draws, 1), steps=(self.steps, 1), references=(self.references, 2))
+        whole(draws=(self.draws, 1), steps=(self.steps, 1), references=(self.references, 2))
         if self.draws > 1 and self.fill != "uniform":
             raise MethodError("The 'draws' must be 1 where the fill is no noise", got=f"{self.draws} of {self.fill!r}")
 

@@ -13,8 +13,9 @@ from torch import Tensor
 from pellucid.contract import Card, Measure
 from pellucid.contract.errors import InputError, MethodError
 from pellucid.engine import Ask, Subject, fill, reference, score, seed
-from pellucid.engine.evaluation import Evaluation, Judged, counted, overall
+from pellucid.engine.evaluation import Evaluation, Judged, overall
 from pellucid.engine.inputs import Inputs
+from pellucid.engine.settings import whole, whole_or_none
 
 __all__ = ["Infidelity"]
 
@@ -88,7 +89,8 @@ class Infidelity(Evaluation):
         for name, value, known in (("change", self.change, CHANGES), ("reading", self.reading, READINGS)):
             if value not in known:
                 raise MethodError(f"The '{name}' must be one of {known}", got=repr(value))
-        counted(samples=(self.samples, 2), side=(1 if self.side is None else self.side, 1))
+        whole(samples=(self.samples, 2))
+        whole_or_none(side=(self.side, 1))
         if isinstance(self.noise, bool) or not isinstance(self.noise, int | float) or not self.noise > 0:
             raise MethodError("The 'noise' must be a number above 0", got=repr(self.noise))
         if not isinstance(self.scaled, bool):

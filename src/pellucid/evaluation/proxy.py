@@ -14,8 +14,9 @@ from pellucid.contract import Card, Measure, Rules
 from pellucid.contract.errors import MethodError, TargetError
 from pellucid.engine import Ask, Subject, seed
 from pellucid.engine.ask import predict
-from pellucid.engine.evaluation import Evaluation, Judged, counted
+from pellucid.engine.evaluation import Evaluation, Judged
 from pellucid.engine.inputs import Inputs
+from pellucid.engine.settings import whole
 
 __all__ = ["ProxyFidelity"]
 
@@ -83,7 +84,7 @@ class ProxyFidelity(Evaluation):
     )
 
     def check(self, ask: Ask, own: Mapping[str, Any]) -> None:
-        counted(samples=(self.samples, 2), regions=(self.regions, 1))
+        whole(samples=(self.samples, 2), regions=(self.regions, 1))
         if isinstance(self.noise, bool) or not isinstance(self.noise, int | float) or not self.noise > 0:
             raise MethodError("The 'noise' must be a number above 0", got=repr(self.noise))
 

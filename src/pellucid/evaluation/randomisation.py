@@ -13,6 +13,7 @@ from pellucid.contract import Attribution, Card, Measure
 from pellucid.contract.errors import MethodError
 from pellucid.engine import Ask, Subject
 from pellucid.engine.evaluation import Evaluation, Judged
+from pellucid.engine.settings import whole
 from pellucid.evaluation import redrawing, similarity
 
 __all__ = ["ModelRandomisationTest"]
@@ -93,7 +94,7 @@ class ModelRandomisationTest(Evaluation):
         for name, allowed in (("order", ORDERS), ("draw", redrawing.WAYS)):
             if getattr(self, name) not in allowed:
                 raise MethodError(f"The '{name}' must be one of {allowed}", got=repr(getattr(self, name)))
-        check_count("draws", self.draws, 2)
+        whole(draws=(self.draws, 2))
         if self.layers is not None:
             if isinstance(self.layers, str) or not self.layers:
                 raise MethodError("The 'layers' must be a tuple of names, or None", got=repr(self.layers))
@@ -150,9 +151,3 @@ class ModelRandomisationTest(Evaluation):
         parts = {"curve": parts["rank_signed"], "share": torch.linspace(0, 1, len(names) + 1).double(), **parts}
         unit = "rank correlation"
         return Measure(values=main, better="lower", unit=unit, facts=facts, parts=parts, source={"layers": names})
-
-
-def check_count(name: str, value: Any, least: int) -> None:
-    """Refuse what is not a whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise MethodError(f"The '{name}' must be an int of at least {least}", got=repr(value))

@@ -11,7 +11,8 @@ import torch
 from pellucid.contract import Card, Measure
 from pellucid.contract.errors import MethodError
 from pellucid.engine import Ask, Subject
-from pellucid.engine.evaluation import Evaluation, Judged, along, counted, players, random_order, ranking
+from pellucid.engine.evaluation import Evaluation, Judged, along, players, random_order, ranking
+from pellucid.engine.settings import whole
 
 __all__ = ["InsertionDeletion"]
 
@@ -77,7 +78,7 @@ class InsertionDeletion(Evaluation):
     def check(self, ask: Ask, own: Mapping[str, Any]) -> None:
         if self.way not in WAYS:
             raise MethodError(f"The 'way' must be one of {WAYS}", got=repr(self.way))
-        counted(steps=(self.steps, 1), references=(self.references, 2))
+        whole(steps=(self.steps, 1), references=(self.references, 2))
 
     def measure(self, subject: Subject, ask: Ask, judged: Judged) -> Measure:
         game, figures = players(judged, self.features, self.baseline)

@@ -20,8 +20,9 @@ from pellucid.contract import Card, Measure, tensors
 from pellucid.contract.errors import InputError, LayerError, MethodError, NeedError
 from pellucid.engine import Ask, Subject, feature
 from pellucid.engine.data import rows_like
-from pellucid.engine.evaluation import Evaluation, Judged, counted, random_order, ranking, replace_model
+from pellucid.engine.evaluation import Evaluation, Judged, random_order, ranking, replace_model
 from pellucid.engine.inputs import Inputs
+from pellucid.engine.settings import whole
 
 __all__ = ["RemoveAndRetrain"]
 
@@ -105,7 +106,7 @@ class RemoveAndRetrain(Evaluation):
     def check(self, ask: Ask, own: Mapping[str, Any]) -> None:
         if self.way not in WAYS:
             raise MethodError(f"The 'way' must be one of {WAYS}", got=repr(self.way))
-        counted(repeats=(self.repeats, 2), epochs=(self.epochs, 1))
+        whole(repeats=(self.repeats, 2), epochs=(self.epochs, 1))
         good = isinstance(self.shares, tuple) and self.shares and all(0 < t < 1 for t in self.shares)
         if not good:
             raise MethodError("The 'shares' must be a tuple of numbers between 0 and 1", got=repr(self.shares))

@@ -12,7 +12,8 @@ from torch import Tensor
 from pellucid.contract import Card, Explanation, Measure, Method, tensors
 from pellucid.contract.errors import InputError, MethodError, NumericalError, UnsupportedOperation
 from pellucid.engine import Ask, Subject, predict
-from pellucid.engine.evaluation import Evaluation, Judged, by_class, counted, overall, replace_model
+from pellucid.engine.evaluation import Evaluation, Judged, by_class, overall, replace_model
+from pellucid.engine.settings import whole
 from pellucid.engine.subject import as_subject
 
 __all__ = ["Consistency", "SamplingInstability"]
@@ -79,7 +80,7 @@ class SamplingInstability(Evaluation):
     )
 
     def check(self, ask: Ask, own: Mapping[str, Any]) -> None:
-        counted(repeats=(self.repeats, 2), top=(self.top, 1))
+        whole(repeats=(self.repeats, 2), top=(self.top, 1))
         self.variants()
 
     def variants(self) -> list[tuple[str, Method]]:
@@ -185,7 +186,7 @@ class Consistency(Evaluation):
     )
 
     def check(self, ask: Ask, own: Mapping[str, Any]) -> None:
-        counted(repeats=(self.repeats, 1))
+        whole(repeats=(self.repeats, 1))
         if own.get("model") is not None:
             as_subject(own["model"])
             if ask.layer is not None or ask.unit_place is not None:

@@ -17,8 +17,9 @@ from pellucid.engine.ask import predict
 from pellucid.engine.data import Rows, rows_like
 from pellucid.engine.evaluation import Evaluation, Judged, replace_model
 from pellucid.engine.inputs import Inputs
+from pellucid.engine.settings import whole
 from pellucid.evaluation import redrawing, similarity
-from pellucid.evaluation.randomisation import TAXONOMY, check_count
+from pellucid.evaluation.randomisation import TAXONOMY
 
 __all__ = ["DataRandomisationTest"]
 
@@ -100,8 +101,7 @@ class DataRandomisationTest(Evaluation):
         return super().split(data)
 
     def check(self, ask: Ask, own: Mapping[str, Any]) -> None:
-        for name in ("draws", "epochs"):
-            check_count(name, getattr(self, name), 1)
+        whole(draws=(self.draws, 1), epochs=(self.epochs, 1))
         for name, low, high in (("least", 0, 1), ("rate", 0, 10), ("limit", -1, 1)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:

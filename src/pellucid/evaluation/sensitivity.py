@@ -12,7 +12,8 @@ from torch import Tensor
 from pellucid.contract import Card, Measure, tensors
 from pellucid.contract.errors import InputError, MethodError
 from pellucid.engine import Ask, Subject, seed
-from pellucid.engine.evaluation import Evaluation, Judged, counted, overall
+from pellucid.engine.evaluation import Evaluation, Judged, overall
+from pellucid.engine.settings import whole
 
 __all__ = ["MaxSensitivity"]
 
@@ -85,7 +86,7 @@ class MaxSensitivity(Evaluation):
         for name, value, known in (("search", self.search, SEARCHES), ("ball", self.ball, BALLS)):
             if value not in known:
                 raise MethodError(f"The '{name}' must be one of {known}", got=repr(value))
-        counted(samples=(self.samples, 2), steps=(self.steps, 1))
+        whole(samples=(self.samples, 2), steps=(self.steps, 1))
         if isinstance(self.radius, bool) or not isinstance(self.radius, int | float) or not self.radius > 0:
             raise MethodError("The 'radius' must be a number above 0", got=repr(self.radius))
         if not ask.inputs.explained:

@@ -13,8 +13,9 @@ from pellucid.contract import Card, Measure, tensors
 from pellucid.contract.errors import InputError, MethodError, NeedError
 from pellucid.engine import Ask, Subject, seed
 from pellucid.engine.data import rows_like
-from pellucid.engine.evaluation import Evaluation, Judged, along, counted, overall, players, ranking
+from pellucid.engine.evaluation import Evaluation, Judged, along, overall, players, ranking
 from pellucid.engine.inputs import Inputs
+from pellucid.engine.settings import whole
 
 __all__ = ["ExplanationContinuity", "LocalLipschitz"]
 
@@ -80,7 +81,7 @@ class LocalLipschitz(Evaluation):
 
     def check(self, ask: Ask, own: Mapping[str, Any]) -> None:
         refuse_search(self.search, SEARCHES, self.ball)
-        counted(samples=(self.samples, 1))
+        whole(samples=(self.samples, 1))
         if self.radius is not None or self.search == "sampling":
             positive(radius=self.radius)
         needs_floats(ask)
@@ -181,13 +182,13 @@ class ExplanationContinuity(Evaluation):
 
     def check(self, ask: Ask, own: Mapping[str, Any]) -> None:
         refuse_search(self.nearby, NEARBY, "l2", "nearby")
-        counted(samples=(self.samples, 1), steps=(self.steps, 1))
+        whole(samples=(self.samples, 1), steps=(self.steps, 1))
         positive(radius=self.radius)
         needs_floats(ask)
         if self.nearby == "translation":
             shapes = [x.shape for x in ask.inputs.floats]
-            whole = self.radius == int(self.radius)
-            if not whole or any(len(s) < 3 or s[1 if len(s) == 3 else -1] <= self.radius for s in shapes):
+            pixels = self.radius == int(self.radius)
+            if not pixels or any(len(s) < 3 or s[1 if len(s) == 3 else -1] <= self.radius for s in shapes):
                 raise MethodError(
                     "The 'radius' of a translation must be a whole number of pixels, less than an image has",
                     got=f"{self.radius!r} for " + ", ".join(str(tuple(s)) for s in shapes),

@@ -15,7 +15,8 @@ from pellucid.contract import Card, Measure
 from pellucid.contract.errors import InputError, MethodError
 from pellucid.engine import Ask, Subject, seed
 from pellucid.engine.coalition import Game
-from pellucid.engine.evaluation import MASKS, Evaluation, Judged, counted, overall, players
+from pellucid.engine.evaluation import MASKS, Evaluation, Judged, overall, players
+from pellucid.engine.settings import whole
 
 __all__ = ["SensitivityN"]
 
@@ -79,11 +80,11 @@ class SensitivityN(Evaluation):
     )
 
     def check(self, ask: Ask, own: Mapping[str, Any]) -> None:
-        counted(samples=(self.samples, 3))
+        whole(samples=(self.samples, 3))
         if not isinstance(self.sizes, tuple):
             raise MethodError("The 'sizes' must be a tuple of ints", got=repr(self.sizes), hint="sizes=(1, 2, 4)")
         for size in self.sizes:
-            counted(sizes=(size, 1))
+            whole(sizes=(size, 1))
 
     def measure(self, subject: Subject, ask: Ask, judged: Judged) -> Measure:
         game, figures = players(judged, self.features, self.baseline)

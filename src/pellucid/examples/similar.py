@@ -17,6 +17,7 @@ from pellucid.engine.data import Rows, rows_like
 from pellucid.engine.gradient import needs_module
 from pellucid.engine.inputs import Inputs
 from pellucid.engine.place import Place
+from pellucid.engine.settings import whole
 
 __all__ = ["DeepNearestNeighbours"]
 
@@ -150,8 +151,7 @@ class DeepNearestNeighbours(Method):
         )
 
     def _check(self) -> None:
-        if isinstance(self.neighbours, bool) or not isinstance(self.neighbours, int) or self.neighbours < 1:
-            raise MethodError("The 'neighbours' must be an int of at least 1", got=repr(self.neighbours))
+        whole(neighbours=(self.neighbours, 1))
         if self.metric not in METRICS:
             raise MethodError(f"The 'metric' must be one of {METRICS}", got=repr(self.metric))
 
