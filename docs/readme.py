@@ -1,8 +1,9 @@
-"""Write the table of methods into README.md: `make readme`."""
+"""Write the table of methods into README.md: `make readme`; with `--check`, only say whether it is current."""
 
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pellucid as px
@@ -17,4 +18,7 @@ def current(text: str) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(current(README.read_text(encoding="utf-8")), encoding="utf-8")
+    text = README.read_text(encoding="utf-8")
+    if "--check" in sys.argv:
+        sys.exit(0 if current(text) == text else "the table of methods in README.md is old: run `make readme`")
+    README.write_text(current(text), encoding="utf-8")
