@@ -14,6 +14,7 @@ from torch import Tensor
 from pellucid.contract import Attribution, Explanation, Measure, Method, as_method, tensors
 from pellucid.contract.errors import InputError, MethodError
 from pellucid.engine import coalition, needs
+from pellucid.engine import seed as seeds
 from pellucid.engine.ask import Ask
 from pellucid.engine.coalition import Game
 from pellucid.engine.inputs import Inputs
@@ -151,8 +152,6 @@ def players(judged: Judged, spec: str | tuple[Any, ...], baseline: float | str =
 
 def random_order(seed: int, keys: list[bytes], count: int) -> Tensor:
     """One order of the features for each row, drawn from the seed and the row's content: (rows, count)."""
-    from pellucid.engine import seed as seeds
-
     orders = [seeds.generator(seed, key, 0).permutation(count) for key in keys]
     return torch.stack([torch.from_numpy(order) for order in orders])
 

@@ -8,27 +8,9 @@ import torch
 from torch import nn
 
 import pellucid as px
+from nets.told import DOUBLE, Six, drawn
 from pellucid.contract.errors import MethodError
 from pellucid.evaluation import RegionPerturbation
-
-DOUBLE = {"dtype": torch.float64}
-
-
-def drawn(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), **DOUBLE)
-
-
-class Six(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.first, self.last = nn.Linear(6, 5, **DOUBLE), nn.Linear(5, 3, **DOUBLE)
-        for number, p in enumerate(self.parameters()):
-            p.data = drawn(*p.shape, seed=number)
-        self.eval()
-
-    def forward(self, x):
-        return self.last(torch.tanh(self.first(x.flatten(1))))
-
 
 NET = Six()
 
