@@ -19,6 +19,7 @@ from pellucid.engine.ask import Ask
 from pellucid.engine.rules.operations import MATRIX_PRODUCTS, ROUTING, SOFTMAX, SUMMED
 from pellucid.engine.rules.record import Edge, Op
 from pellucid.engine.rules.walk import WEIGHTED, Plan
+from pellucid.engine.softmaxes import Calls
 
 KEPT = WEIGHTED | SOFTMAX | MATRIX_PRODUCTS | {"mul"}
 SCALED = frozenset({"mul", "div"})
@@ -30,7 +31,8 @@ class Map:
     """One layer's attention: weights (N, heads, queries, keys), and the score's derivative at each.
 
     `values` (N, heads, keys, width) is what the weights mix, where it can be told apart by row; `own` says whether
-    queries and keys belong to the same tokens (self-attention).
+    queries and keys belong to the same tokens (self-attention). Where maps were read to be replaced, `call` is the number
+    of the softmax that made this one, None where it can't be reached, and `axis` the axis that its weights lie along.
     """
 
     module: str
@@ -38,6 +40,8 @@ class Map:
     grads: Tensor
     values: Tensor | None
     own: bool
+    call: int | None = None
+    axis: int = -1
 
     @property
     def queries(self) -> int:
@@ -89,14 +93,15 @@ class Found:
     layers: list[dict[str, Any]] = field(default_factory=list)
 
 
-def read(ask: Ask, act: Callable[[Seen], Floats], label: str = "") -> Found:
+def read(ask: Ask, act: Callable[[Seen], Floats], label: str = "", *, located: bool = False) -> Found:
     """What does `act` make of the attention maps between the explained place and the score?
 
-    One forward and one backward pass, chunked to the memory budget. Models without attention are refused.
+    One forward and one backward pass, chunked to the memory budget. Models without attention are refused. With `located`,
+    maps know their place, so that `attention_swap` can replace them.
     """
 
     def work(start: int, stop: int) -> _Chunk:
-        seen = _look(ask, start, stop)
+        seen = look(ask, start, stop, located=located)
         return _Chunk(replace(seen, maps=[_described(m) for m in seen.maps]), act(seen), seen.output)
 
     parts = recording.in_chunks(ask, work, ("attention", label), label)
@@ -115,15 +120,18 @@ def _described(found: Map) -> Map:
     return replace(found, weights=empty, grads=empty, values=None)
 
 
-def _look(ask: Ask, start: int, stop: int) -> Seen:
+def look(ask: Ask, start: int, stop: int, *, located: bool = False) -> Seen:
     """Record one pass over some rows and send the score back to the place and to every map."""
-    seen = recording.record(ask, start, stop, keep=lambda name: name in KEPT)
+    calls = Calls() if located else None
+    seen = recording.record(ask, start, stop, keep=lambda name: name in KEPT, within=calls)
     trace, targets, root = seen.trace, seen.targets, seen.root
     found = _find(trace, Plan(trace, [root[0]], targets), stop - start)
     edges = [f.edge for f in found]
     back = rules.walk(trace, [(root, torch.ones_like(seen.score))], [*targets, *edges], rules.gradient()).values
     grads = [torch.zeros_like(x) if g is None else g for x, g in zip(seen.values, back, strict=False)]
     maps = [f.map(g, stop - start) for f, g in zip(found, back[len(targets) :], strict=True)]
+    if calls is not None:
+        maps = [replace(m, call=calls.number(f.edge[0])) for m, f in zip(maps, found, strict=True)]
     values = tuple(x.detach() for x in seen.values)
     return Seen(maps, values, tuple(grads), seen.score.detach(), seen.output)
 
@@ -145,7 +153,7 @@ class _Use:
         by_head = _by_head(weights, axis, rows)
         back = torch.zeros_like(by_head) if grad is None else _by_head(grad, axis, rows)
         own = self.own and by_head.shape[2] == by_head.shape[3]
-        return Map(self.softmax.module, by_head, back, self._mixed(by_head), own)
+        return Map(self.softmax.module, by_head, back, self._mixed(by_head), own, axis=axis)
 
     def _refuse_windows(self, weights: Tensor, rows: int) -> None:
         """Windows share the first axis with the rows, as heads may do; with windows there are more keys than in one map."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -45,16 +47,24 @@ class Recorded:
 
 
 def record(
-    ask: Ask, start: int, stop: int, *, keep: Callable[[str], bool] = lambda name: True, tokens: bool = False
+    ask: Ask,
+    start: int,
+    stop: int,
+    *,
+    keep: Callable[[str], bool] = lambda name: True,
+    tokens: bool = False,
+    within: AbstractContextManager[Any] | None = None,
 ) -> Recorded:
     """Run rows `start` to `stop` once, with every operation on record; `keep` names those whose values are kept.
 
     Token ids without a layer are refused, as no gradient goes there, except with `tokens`: then there are no targets.
+    The model's own pass runs in the context `within`.
     """
     rows, outputs = ask.inputs.take(torch.arange(start, stop)), list[Tensor]()
 
     def forward(*tensors: Tensor) -> Any:
-        return ask.subject.scores(replace(rows, tensors=tensors))
+        with within or contextlib.nullcontext():
+            return ask.subject.scores(replace(rows, tensors=tensors))
 
     def aim(output: Tensor) -> Tensor:
         outputs.append(output.detach())
