@@ -21,6 +21,7 @@ from pellucid.engine.inputs import Inputs
 from pellucid.engine.subject import Subject
 
 OWN = "explanation"
+NORMAL = 1.959963984540054  # two-sided 95 %
 # Truth values held at once while features go one after the other.
 MASKS = 1 << 26
 
@@ -112,12 +113,16 @@ class Evaluation(Method, abc.ABC):
         own, given = self.split(ask.data)
         self.check(ask, own)
         needs.check(held.card, subject, ask.inputs, given, ask.layer)
-        asked = replace(ask, data=given)
+        asked = replace(self.question(ask, own), data=given)
         judged = Judged(held, subject, asked, held.explain(subject, asked, prepared := held.prepare(subject, asked)))
         judged.state = prepared
         for name in ("output", "_target", "path"):
             setattr(ask, name, getattr(asked, name))
         return self.measure(subject, ask, judged)
+
+    def question(self, ask: Ask, own: Mapping[str, Any]) -> Ask:
+        """What the held method is asked, where that is not what the measurement is."""
+        return ask
 
     def held(self) -> Method:
         """The method that is measured, refused where this measurement can't read its form."""
@@ -186,6 +191,14 @@ def overall(values: Tensor) -> dict[str, Any]:
         half = float(t.ppf(0.975, count - 1)) * float(kept.std()) / count**0.5
         found |= {"low": float(kept.mean()) - half, "high": float(kept.mean()) + half}
     return found
+
+
+def wilson(hits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Wilson's 95 % interval of shares, of which `hits` out of `count` were met."""
+    p, z = hits.double() / count, NORMAL**2 / count
+    middle = (p + z / 2) / (1 + z)
+    half = (z * p * (1 - p) + z**2 / 4).sqrt() / (1 + z)
+    return (middle - half).clamp(min=0), (middle + half).clamp(max=1)
 
 
 def by_class(values: Tensor, classes: Tensor | None) -> dict[str, Any]:

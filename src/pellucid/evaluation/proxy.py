@@ -14,14 +14,13 @@ from pellucid.contract import Card, Measure, Rules
 from pellucid.contract.errors import MethodError, TargetError
 from pellucid.engine import Ask, Subject, seed
 from pellucid.engine.ask import predict
-from pellucid.engine.evaluation import Evaluation, Judged
+from pellucid.engine.evaluation import NORMAL, Evaluation, Judged, wilson
 from pellucid.engine.inputs import Inputs
 from pellucid.engine.settings import whole
 
 __all__ = ["ProxyFidelity"]
 
 PLACES = ("inputs", "near", "everywhere")
-NORMAL = 1.959963984540054  # two-sided 95 %
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,11 +147,8 @@ def _number(ask: Ask, output: Tensor) -> Tensor:
 
 def _agreement(said: Tensor, output: Tensor) -> Tensor:
     """The share of equal classes with Wilson's interval, (3,)."""
-    count = len(said)
-    p = float((said == output.argmax(1)).double().mean())
-    middle = (p + NORMAL**2 / (2 * count)) / (1 + NORMAL**2 / count)
-    half = NORMAL / (1 + NORMAL**2 / count) * math.sqrt(p * (1 - p) / count + NORMAL**2 / (4 * count**2))
-    return torch.tensor([p, max(0.0, middle - half), min(1.0, middle + half)], dtype=torch.float64)
+    hits = (said == output.argmax(1)).sum().double().cpu()
+    return torch.stack([hits / len(said), *wilson(hits, len(said))])
 
 
 def _explained(said: Tensor, output: Tensor) -> Tensor:
