@@ -8,20 +8,24 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pellucid.contract import Measure
-from pellucid.show import comparison, draw, palette
+from pellucid.show import comparison, draw, palette, tradeoff
 from pellucid.show.facts import card_of, title_of, verdicts
 from pellucid.show.options import Options
 from pellucid.show.words import Account, clean, counted, number
 
 BARS = 24
 CURVES = 8
+# Measures with a view of their own: each says whether a result is one of its kind.
+KINDS: tuple[Any, ...] = (comparison, tradeoff)
 BETTER = {"higher": "higher is better", "lower": "lower is better"}
 
 
 def figure(result: Measure, wanted: Options) -> Figure:
     """A number, bars for a few values, a histogram for many, lines for a table of curves, a strip for the rest."""
-    if comparison.is_one(result):
-        return comparison.figure(result, wanted)
+    for kind in KINDS:
+        if kind.is_one(result):
+            own: Figure = kind.figure(result, wanted)
+            return own
     values = palette.finite(result.values).numpy()
     title = f"{title_of(result)}" + (f" ({BETTER[result.better]})" if result.better in BETTER else "")
     lines = _lines(result)
@@ -116,8 +120,10 @@ def _open(axes: Any) -> None:
 
 def account(result: Measure, wanted: Options) -> Account:
     """The result in plain words."""
-    if comparison.is_one(result):
-        return comparison.account(result, wanted)
+    for kind in KINDS:
+        if kind.is_one(result):
+            own: Account = kind.account(result, wanted)
+            return own
     card, values = card_of(result), palette.finite(result.values).flatten()
     unit = f" {clean(result.unit)}" if result.unit else ""
     if values.numel() == 1:
