@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pellucid.contract import Card, Examples, Method
@@ -16,14 +14,11 @@ from pellucid.engine import Ask, Subject, predict
 from pellucid.engine.data import Rows, rows_like
 from pellucid.engine.gradient import needs_module
 from pellucid.engine.inputs import Inputs
+from pellucid.engine.nearest import METRICS, as_known, embed, nearest, own_distances
 from pellucid.engine.place import Place
 from pellucid.engine.settings import whole
 
 __all__ = ["DeepNearestNeighbours"]
-
-METRICS = ("euclidean", "cosine")
-SPARE = 8  # candidates beyond those asked for, so that rounding in the search costs none of the true ones
-PROBES = 2000  # rows of the data whose own nearest neighbours say what distance is usual
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +117,7 @@ class DeepNearestNeighbours(Method):
                 got=f"{tuple(values.shape[1:])} and {tuple(state.values.shape[1:])}",
                 hint="rows of equal length, or a layer that has pooled over it",
             )
-        values = as_in_data(values, ask, state)
+        values = as_known(values, ask.inputs, state.rows.inputs, state.values)
         output = ask.output if ask.output is not None and ask.unit_place is None else _output(subject, ask)
         shape = (ask.inputs.rows, self.neighbours)
         items, distances = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.float64)
@@ -236,76 +231,6 @@ def _output_weights(module: nn.Module, place: Place) -> Tensor:
             hint="layer=None, or the output layer's name with ':in'",
         )
     return part.weight.detach()
-
-
-def as_in_data(values: Tensor, ask: Ask, state: _Cases) -> Tensor:
-    """The values, with those of rows that are in the data as they are there: batches of other sizes round differently."""
-    where: dict[bytes, int] = {}
-    for i, key in enumerate(state.rows.inputs.keys()):
-        where.setdefault(key, i)
-    values = values.clone()
-    for row, key in enumerate(ask.keys):
-        pairs = zip(state.rows.inputs.tensors, ask.inputs.tensors, strict=True)
-        if key in where and all(torch.equal(known[where[key]], asked[row]) for known, asked in pairs):
-            values[row] = state.values[where[key]]
-    return values
-
-
-def embed(values: Tensor, metric: str) -> NDArray[np.float64]:
-    """Vectors whose Euclidean distance d gives the metric: for "cosine", unit vectors, as 1 - cos = d² / 2.
-
-    A vector of zeros has no direction: it is put at a right angle to all others.
-    """
-    flat = values.detach().flatten(1).double().cpu()
-    if metric == "euclidean":
-        return flat.numpy()
-    size = flat.norm(dim=1, keepdim=True)
-    return torch.cat([flat / size.where(size > 0, 1.0), (size == 0).double()], dim=1).numpy()
-
-
-def nearest(
-    known: NDArray[np.float64], asked: NDArray[np.float64], count: int, metric: str, memory: int
-) -> tuple[Tensor, Tensor]:
-    """Numbers of and distances to the nearest rows of `known`, (N, count), ties to the lower number.
-
-    The search expands |a - b|² into products, which rounds. So some more are fetched, and measured exactly; where even
-    the farthest of them may tie with the last one wanted, every row is measured.
-    """
-    import sklearn
-    from sklearn.neighbors import NearestNeighbors
-
-    centre, fetched = known.mean(0), min(len(known), count + SPARE)
-    items, squares = np.empty((len(asked), count), dtype=np.int64), np.empty((len(asked), count))
-    rounding = 1e-12 * (((known - centre) ** 2).sum(1).max() + ((asked - centre) ** 2).sum(1))
-    search = NearestNeighbors(n_neighbors=fetched, algorithm="brute").fit(known - centre)
-    chunk = max(1, memory // (32 * fetched * max(1, known.shape[1])))
-    with sklearn.config_context(working_memory=max(1, memory >> 20)):
-        for start in range(0, len(asked), chunk):
-            rows = slice(start, start + chunk)
-            found = np.sort(search.kneighbors(asked[rows] - centre, return_distance=False), axis=1)
-            exact = ((known[found] - asked[rows, None]) ** 2).sum(axis=2)
-            items[rows], squares[rows] = _first(found, exact, count)
-            if fetched < len(known):
-                for row in start + np.flatnonzero(squares[rows, -1] + rounding[rows] >= exact.max(axis=1)):
-                    every = ((known - asked[row]) ** 2).sum(axis=1)[None]
-                    items[row], squares[row] = (x[0] for x in _first(np.arange(len(known))[None], every, count))
-    return torch.from_numpy(items), torch.from_numpy(np.sqrt(squares) if metric == "euclidean" else squares / 2)
-
-
-def _first(
-    found: NDArray[np.int64], exact: NDArray[np.float64], count: int
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    best = np.argsort(exact, axis=1, kind="stable")[:, :count]
-    return np.take_along_axis(found, best, axis=1), np.take_along_axis(exact, best, axis=1)
-
-
-def own_distances(known: NDArray[np.float64], metric: str, memory: int) -> Tensor:
-    """How far rows of the data lie from the nearest other row, (probes,); empty for a single row."""
-    if len(known) < 2:
-        return torch.zeros(0, dtype=torch.float64)
-    probes = np.unique(np.linspace(0, len(known) - 1, min(len(known), PROBES)).round().astype(np.int64))
-    # A row is at 0 from itself, so the second distance is that of the nearest other.
-    return nearest(known, known[probes], 2, metric, memory)[1][:, 1]
 
 
 def _output(subject: Subject, ask: Ask) -> Tensor:
