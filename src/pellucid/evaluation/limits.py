@@ -45,7 +45,7 @@ class TrustScore(Method):
     ``risk``, the share of wrong answers among the most trusted share of them, and ``risk_by_confidence``, the same by
     how far the highest output is ahead of the second; ``source["held_out"]``, the chance that a right answer is trusted
     more than a wrong one (``auroc`` with its 95 % interval), the same ``by_confidence``, and how many held-out rows are
-    in the data (``in_train``).
+    in the data (``in_train``); `parts` ``held_out_score``, ``held_out_nearest`` and ``held_out_right`` have each row's.
 
     Args:
         neighbours: k of the density, in rows, at least 1.
@@ -236,5 +236,8 @@ def _held(subject: Subject, ask: Ask, known: _Known, rows: Rows) -> _Held:
         "coverage": torch.arange(1, len(labels) + 1, dtype=torch.float64) / len(labels),
         "risk": selective.curve(found["score"], ~right),
         "risk_by_confidence": selective.curve(sure, ~right),
+        "held_out_score": found["score"],
+        "held_out_nearest": found["nearest"],
+        "held_out_right": right,
     }
     return _Held(found["nearest"], found["score"], parts, told)

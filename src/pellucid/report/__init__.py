@@ -13,8 +13,9 @@ from typing import Any
 from pellucid.report.digits import demo
 from pellucid.report.sections import Section, page, save
 from pellucid.report.story import write
+from pellucid.report.trust_limits import Limits, limits
 
-__all__ = ["Section", "demo", "page", "save", "write"]
+__all__ = ["Limits", "Section", "demo", "limits", "page", "save", "write"]
 
 
 class _Callable(ModuleType):
