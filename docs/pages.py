@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pellucid as px
 from pellucid.contract import CLAIMS, NEEDS, Method, registered
+from pellucid.contract.entry import KINDS
 
 
 def write(root: Path) -> list[Path]:
@@ -15,6 +16,7 @@ def write(root: Path) -> list[Path]:
     pages = {f"methods/{name}.md": method_page(method) for name, method in methods.items()}
     pages["methods/index.md"] = index_page(methods)
     pages["rules.md"] = rules_page()
+    pages["requirements.md"] = requirements_page()
     written = []
     for name, text in pages.items():
         path = root / name
@@ -78,6 +80,20 @@ def rules_page() -> str:
     for name in names:
         cells = [table.rules[name].name if name in table.rules else "refused" for table in tables.values()]
         lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, ""])
+
+
+def requirements_page() -> str:
+    """What the library does beside its methods: how each is reached, and the test that shows it."""
+    lines = [
+        "# Tools, demos and requirements",
+        "What the library promises beside its methods. Each line names the test that shows it; `make test` runs them all.",
+    ]
+    for kind in KINDS:
+        here = [entry for entry in px.catalogue.entries() if entry.kind == kind]
+        if here:
+            lines += ["", f"## {kind.capitalize()}s", "", "| what | how | shown by |", "|---|---|---|"]
+            lines += [f"| **{e.title}** (`{e.name}`). {e.does} | `{e.use}` | `{e.test}` |" for e in here]
     return "\n".join([*lines, ""])
 
 

@@ -10,10 +10,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pellucid.contract.card import FORMS, NEEDS, SCOPES, Card
+from pellucid.contract.entry import Entry
 from pellucid.contract.errors import MethodError
 from pellucid.contract.method import by_name, registered
+from pellucid.entries import ENTRIES
 
-__all__ = ["as_json", "bibliography", "card", "citation", "find", "names", "table"]
+__all__ = ["as_json", "bibliography", "card", "citation", "entries", "find", "names", "table"]
 
 # What an access to the model or the data brings along: whoever has gradients has predictions too.
 _BRINGS = {
@@ -126,15 +128,28 @@ def table(cards: Iterable[Card] | None = None) -> str:
     return "\n".join(lines)
 
 
+def entries() -> tuple[Entry, ...]:
+    """The tools, demos and requirements of the catalogue, each with the test that shows it.
+
+    Example:
+        >>> import pellucid as px
+        >>> {entry.kind for entry in px.catalogue.entries()} <= {"tool", "demo", "requirement"}
+        True
+    """
+    return ENTRIES
+
+
 def as_json(cards: Iterable[Card] | None = None) -> str:
     """The cards as JSON: a list of objects with `id`, `kind`, `covers`, `form`, `scope`, `needs` and everything else.
+
+    Without `cards`, those of all methods and after them the tools, demos and requirements.
 
     Example:
         >>> import json, pellucid as px
         >>> json.loads(px.catalogue.as_json())[0].keys() >= {"id", "kind", "covers", "form", "scope", "needs"}
         True
     """
-    chosen = find() if cards is None else cards
+    chosen: list[Card | Entry] = [*find(), *entries()] if cards is None else list(cards)
     return json.dumps([c.as_dict() for c in chosen], indent=1, ensure_ascii=False)
 
 

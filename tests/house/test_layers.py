@@ -14,7 +14,8 @@ SOURCE = Path(pellucid.__file__).parent
 METHODS = ("attribution", "semantics", "rules", "examples", "text", "intrinsic", "training", "theory")
 METHODS += ("debugging", "robustness", "fairness", "evaluation")
 LEVELS = {"contract": 0, "worlds": 0, "zoo": 1, "engine": 1, **dict.fromkeys(METHODS, 2)}
-LEVELS |= {"advice": 3, "catalogue": 3, "show": 3, "report": 3, "scale": 3, "testing": 3, "app": 4, "__main__": 4}
+LEVELS |= {"entries": 1, "advice": 3, "catalogue": 3, "show": 3, "report": 3, "scale": 3, "testing": 3}
+LEVELS |= {"app": 4, "__main__": 4}
 
 # The only imports by name, at run time, that reach upwards: (file, what is imported) with the reason.
 UPWARDS = {

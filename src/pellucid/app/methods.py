@@ -24,7 +24,12 @@ def command(
     question: Annotated[str | None, Parameter(help="Your question in your words; the best fit comes first.")] = None,
     category: Annotated[str | None, Parameter(help="Part of a place in a survey's taxonomy, such as saliency.")] = None,
     cite: Annotated[bool, Parameter(negative="", help="Print the BibTeX entries instead.")] = False,
-    json: Annotated[bool, Parameter(negative="", help="Print whole cards as JSON.")] = False,
+    json: Annotated[
+        bool,
+        Parameter(
+            negative="", help="Print whole cards as JSON; without conditions, tools, demos and requirements too."
+        ),
+    ] = False,
 ) -> int:
     """List the methods: what each answers, gives and needs.
 
@@ -35,7 +40,8 @@ def command(
     """
     found = px.catalogue.find(text, form=form, scope=scope, needs=needs, question=question, category=category)
     if json:
-        terminal.say(px.catalogue.as_json(found))
+        everything = not any((text, form, scope, needs, question, category))
+        terminal.say(px.catalogue.as_json(None if everything else found))
     elif cite:
         known = px.catalogue.bibliography()
         terminal.say("\n\n".join(known[key] for key in sorted({c.citation for c in found}) if key in known))

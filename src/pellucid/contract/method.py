@@ -5,9 +5,12 @@ from __future__ import annotations
 import abc
 import dataclasses
 import difflib
+import functools
 import importlib
+import importlib.metadata
 import importlib.util
 import pkgutil
+import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -79,11 +82,23 @@ def gather(package: str, path: list[str], into: dict[str, Any]) -> list[str]:
 
 
 def registered() -> Mapping[str, type[Method]]:
-    """Every method of Pellucid and of the caller, by name. Imports all folders."""
+    """Every method of Pellucid, of installed plug-ins and of the caller, by name. Imports all folders."""
     for folder in FOLDERS:
         if importlib.util.find_spec(f"pellucid.{folder}") is not None:
             importlib.import_module(f"pellucid.{folder}")
+    _plug_in()
     return _REGISTERED
+
+
+@functools.cache
+def _plug_in() -> None:
+    """Import what installed packages announce under the entry point group "pellucid.methods"; one that fails is named."""
+    for point in importlib.metadata.entry_points(group="pellucid.methods"):
+        try:
+            point.load()
+        except Exception as error:  # another's package must not take the catalogue down
+            said = f"The plug-in {point.name!r} ({point.value}) was left out: {type(error).__name__}: {error}"
+            warnings.warn(said, RuntimeWarning, stacklevel=3)
 
 
 def by_name(name: str) -> type[Method]:

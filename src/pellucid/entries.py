@@ -1,0 +1,48 @@
+"""The catalogue's tools, demos and requirements, in alphabetical order: what each does, and the test that shows it."""
+
+from __future__ import annotations
+
+from pellucid.contract.entry import Entry
+
+ENTRIES = (
+    Entry(
+        name="lime-breast-cancer-demo",
+        kind="demo",
+        title="LIME on a breast-cancer classifier",
+        does="Draws what speaks for and against one diagnosis, and asserts how often each reading holds over seeds.",
+        use="python docs/gallery.py lime",
+        test="tests/docs/test_gallery.py::test_the_survey_s_illustrations_say_the_same_today",
+    ),
+    Entry(
+        name="model-agnostic-interpretability",
+        kind="requirement",
+        title="Explaining whatever gives scores",
+        does="Methods that need predictions alone take any callable: a network, a scikit-learn model, a function.",
+        use="px.explain(callable, inputs, method)",
+        test="tests/contract/test_promises.py::test_one_explainer_runs_unchanged_on_a_network_a_scikit_model_and_a_function",
+    ),
+    Entry(
+        name="model-specificity-metadata",
+        kind="requirement",
+        title="What a method needs of a model",
+        does="Every card says what access it needs; a method that looks inside refuses a plain function by name.",
+        use="px.catalogue.find(needs=...); pellucid methods --needs",
+        test="tests/advice/test_table.py::test_a_method_that_looks_inside_refuses_a_plain_function",
+    ),
+    Entry(
+        name="modularity",
+        kind="requirement",
+        title="Methods that others add",
+        does="A subclass of Method, or a package with the entry point group pellucid.methods, joins catalogue and checks.",
+        use="px.Method; pellucid.testing.check_method",
+        test="tests/contract/test_promises.py::test_an_installed_package_adds_a_method_without_touching_pellucid",
+    ),
+    Entry(
+        name="unified-interpretation-framework",
+        kind="requirement",
+        title="One verb, six results",
+        does="Every method is asked by px.explain, answers in one of six forms, and runs on at least one common network.",
+        use="px.explain",
+        test="tests/contract/test_conformance.py::test_method_works_somewhere",
+    ),
+)
