@@ -101,7 +101,8 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
 def test_methods_prints_the_catalogue_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["methods", "--json"]) == 0
     cards = json.loads(capsys.readouterr().out)
-    assert [c["id"] for c in cards] == pellucid.catalogue.names()
+    others = [entry.name for entry in pellucid.catalogue.entries()]
+    assert [c["id"] for c in cards] == [*pellucid.catalogue.names(), *others]
     assert all({"id", "kind", "covers", "form", "scope", "needs"} <= c.keys() for c in cards)
 
 
