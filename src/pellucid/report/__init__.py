@@ -14,8 +14,9 @@ from pellucid.report.digits import demo
 from pellucid.report.sections import Section, page, save
 from pellucid.report.story import write
 from pellucid.report.trust_limits import Limits, limits
+from pellucid.report.trust_necessity import Necessity, necessity
 
-__all__ = ["Limits", "Section", "demo", "limits", "page", "save", "write"]
+__all__ = ["Limits", "Necessity", "Section", "demo", "limits", "necessity", "page", "save", "write"]
 
 
 class _Callable(ModuleType):

@@ -20,6 +20,8 @@ from pellucid.show.words import clean, counted, number, percent
 
 __all__ = ["Limit", "Limits", "limits"]
 
+HARDLY = 1.05
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limit:
@@ -44,6 +46,8 @@ class Limit:
         said, other = clean(self.said, 40), clean(self.other, 40)
         if math.isinf(self.trust):
             likeness = f"A case exactly like it was known to be “{said}”."
+        elif 1 < self.trust < HARDLY:
+            likeness = f"The most similar known cases of “{said}” are hardly nearer than those of “{other}”."
         elif self.trust > 1:
             likeness = (
                 f"The most similar known cases support “{said}”: the nearest of any other kind, “{other}”, is "
