@@ -40,6 +40,7 @@ ENTRIES: tuple[Entry, ...] = (
 
 LEFT_OUT = {
     "How far to trust an answer (trust-score)": "figure to come",
+    "Tests of attention (attention-is-not-explanation)": "figure to come",
     "Networks that agree (deepconsensus)": "figure to come",
     "Slopes over all rows (gradient-sensitivity-global)": "figure to come",
     "Axioms (axiom-completeness, attribution-axiom-tests)": "figure to come",
