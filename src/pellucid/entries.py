@@ -6,6 +6,14 @@ from pellucid.contract.entry import Entry
 
 ENTRIES = (
     Entry(
+        name="faithfulness-disclaimer",
+        kind="requirement",
+        title="A story put to the test, and the question whether a black box is needed",
+        does="Checks every map on a page by removal, and compares the network with models that people can read.",
+        use="px.report(...); px.report.necessity(model, train=..., held_out=...)",
+        test="tests/report/test_trust_necessity.py::test_on_planted_lines_the_readable_model_is_recommended",
+    ),
+    Entry(
         name="lime-breast-cancer-demo",
         kind="demo",
         title="LIME on a breast-cancer classifier",

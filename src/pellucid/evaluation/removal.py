@@ -29,7 +29,8 @@ class InsertionDeletion(Evaluation):
 
     `parts`: ``curve`` (rows, points), the scores, and ``share`` (points,). Facts: ``random``, the mean area of random
     orders; ``gain``, by how much the explanation's order is better than that (positive is better, for both ways);
-    ``random_error``, the standard error of ``random``. Features whose sums are equal come in the order of their numbers.
+    ``random_error``, the standard error of ``random``; ``beats_random_orders``, the share of the random orders that the
+    explanation's is better than. Features whose sums are equal come in the order of their numbers.
 
     Args:
         of: the explanation that is measured: a method or its name.
@@ -95,6 +96,7 @@ class InsertionDeletion(Evaluation):
             "random": areas.mean(0),
             "gain": sign * (area - areas.mean(0)),
             "random_error": areas.std(0) / self.references**0.5,
+            "beats_random_orders": (sign * (area - areas) > 0).double().mean(0),
         }
         better = "lower" if self.way == "deletion" else "higher"
         return Measure(values=area, better=better, unit="score", facts=facts, parts={"curve": curve, "share": share})

@@ -9,6 +9,7 @@ from typing import Any
 from pellucid.contract import Explanation, Method, as_method, registered
 from pellucid.contract.errors import PellucidError
 from pellucid.engine import Subject, explain
+from pellucid.report.trust_faithful import faithful
 from pellucid.show.words import clean, placeless
 
 Step = Callable[[int], Any]
@@ -40,7 +41,9 @@ def run(subject: Subject, inputs: Any, methods: Sequence[Any], step: Step, **ask
             # To a method that doesn't learn from examples, data would be the starting point it compares with.
             learns = {"data", "labels"} & set(method.card.needs)
             place = layers.get(name)
-            found.results.append(explain(subject, inputs, method, layer=place, data=data if learns else None, **asked))
+            given = data if learns else None
+            result = explain(subject, inputs, method, layer=place, data=given, **asked)
+            found.results.append(faithful(subject, inputs, method, result, layer=place, data=given, **asked))
         except PellucidError as error:
             found.missing.append((clean(name), clean(placeless(error), 400)))
     return found

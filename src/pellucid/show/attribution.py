@@ -12,7 +12,7 @@ from torch import Tensor
 from pellucid.contract import Attribution
 from pellucid.show import curves, draw, matrix, palette, shares, strategies
 from pellucid.show.answer import Answer, answers, class_name
-from pellucid.show.facts import UNJUDGED, Verdict, card_of, judged, title_of, verdicts
+from pellucid.show.facts import TRIED, UNJUDGED, Verdict, card_of, judged, title_of, verdicts
 from pellucid.show.options import Options
 from pellucid.show.parts import Part, parts, regions, unit
 from pellucid.show.words import Account, counted, listed, number, percent, signed, zip_longest
@@ -214,11 +214,13 @@ def row_verdicts(result: Attribution, row: int | None = None) -> list[Verdict]:
     values = [part.values for part in parts(result)]
     chosen = values if row is None else [v[row] if row < v.shape[0] and v.dim() > 1 else v for v in values]
     largest = max((float(palette.finite(v).abs().max()) for v in chosen if v.numel()), default=0.0)
-    found = verdicts(result.facts, row, largest=largest)
+    own = {k: v for k, v in result.facts.items() if k != TRIED}
+    found = verdicts(own, row, largest=largest)
     if not found and isinstance(result.error, Tensor):
         error = result.error if row is None else result.error[row]
         found = verdicts({"standard_error": palette.finite(error).max()[None]}, None, largest=largest)
-    return found or [UNJUDGED]
+    # A test passed says that the map matters to the network, not how exact its figures are.
+    return [*(found or [UNJUDGED]), *verdicts({k: v for k, v in result.facts.items() if k == TRIED}, row)]
 
 
 def account(result: Attribution, wanted: Options) -> Account:

@@ -15,6 +15,7 @@ from pellucid.contract.card import Card
 from pellucid.contract.errors import MethodError
 from pellucid.show.words import clean, number, percent, pretty
 
+TRIED = "beats_random_orders"  # how a map stood the test of taking away what it points to
 GOOD, FAIR, POOR, NEUTRAL = "good", "fair", "poor", "neutral"
 
 
@@ -245,6 +246,20 @@ def _turned(value: float, largest: float) -> Verdict:
     return Verdict(POOR, "nothing found", long)
 
 
+def _ordered(value: float, largest: float) -> Verdict:
+    if not math.isfinite(value):
+        return Verdict(POOR, "not checkable", "Whether the network depends on what it points to could not be checked.")
+    level = GOOD if value >= 0.95 else FAIR if value >= 0.75 else POOR
+    share = percent(value)
+    short, long = "checked by removal", f"than in {share} of random orders"
+    said = {
+        GOOD: f"Taking away first what it points to lowers the score sooner {long}: the network does depend on it.",
+        FAIR: f"Taking away first what it points to lowers the score sooner {long}, but not in all.",
+        POOR: f"Taking away first what it points to lowers the score sooner {long} only: it may be no more than a story.",
+    }[level]
+    return Verdict(level, f"{short}: beats {share} of random orders", said)
+
+
 _Judge = tuple[Callable[[float, float], Verdict | None], Callable[[Tensor], Tensor]]
 _JUDGES: dict[str, _Judge] = {
     "relative_gap": (_gap, torch.max),
@@ -252,6 +267,7 @@ _JUDGES: dict[str, _Judge] = {
     "standard_error": (_error, torch.max),
     "relative_standard_error": (_relative_error, torch.max),
     "converged": (_converged, torch.min),
+    TRIED: (_ordered, torch.min),
     "negative_share": (_left_out, torch.max),
     "label_agreement": (_agreement, torch.min),
     "novelty": (_novelty, torch.max),

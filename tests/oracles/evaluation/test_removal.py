@@ -51,8 +51,10 @@ def test_on_an_additive_score_no_order_beats_the_contributions():
         best = px.explain(net, x, InsertionDeletion(of="gradient-x-input", way=way))
         assert bool((best.facts["gain"] >= -1e-12).all())
         assert best.facts["gain"].mean() > 0.1
+        assert best.facts["beats_random_orders"].tolist() == [1.0] * 20
         worst = px.explain(net, x, InsertionDeletion(of=Backwards(), way=way))
         assert bool((worst.facts["gain"] <= 1e-12).all())
+        assert worst.facts["beats_random_orders"].tolist() == [0.0] * 20
 
 
 @dataclass(frozen=True, kw_only=True)
