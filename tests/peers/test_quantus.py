@@ -12,7 +12,8 @@ from torch import nn
 
 import pellucid as px
 from pellucid.contract import Attribution, Card, Method
-from pellucid.evaluation import RegionPerturbation, SensitivityN
+from pellucid.engine import impute
+from pellucid.evaluation import InsertionDeletion, RegionPerturbation, SensitivityN
 
 
 def load():
@@ -98,3 +99,47 @@ def test_faithfulness_correlation():
     ours = px.explain(net, x, method, target=y)  # all 70 subsets
     for mine, other in zip(ours.values.tolist(), theirs, strict=True):
         assert abs(mine - other) < 5 * (1 - mine**2) / 400**0.5
+
+
+def test_pixel_flipping():
+    """Quantus gives the scores after each step; ours begin with the score as it is."""
+    quantus = load()
+    net, x, y = case()
+    theirs = np.array(
+        ask_quantus(quantus.PixelFlipping(features_in_step=6, perturb_baseline="black", **PLAIN), net, x, y)
+    )
+    method = InsertionDeletion(of=Given(), features="element", baseline="min", steps=9, references=0)
+    ours = px.explain(net, x, method, target=y)
+    assert np.allclose(theirs, ours.parts["curve"][:, 1:].numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_noisy_linear_imputation(share):
+    load()
+    from quantus.functions.perturb_func import noisy_linear_imputation
+
+    x = torch.randn(2, 3, 13, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    order = torch.randn(104, generator=torch.Generator().manual_seed(2)).argsort()[: int(share * 104)]
+    gone = torch.zeros(104, dtype=torch.bool)
+    gone[order] = True
+    ours = impute.imputed(x, gone.reshape(1, 1, 13, 8).expand(2, -1, -1, -1))
+    for row in range(2):
+        theirs = noisy_linear_imputation(x[row].numpy(), order.numpy(), noise=0.0)
+        assert np.allclose(theirs, ours[row].numpy(), atol=1e-10)
+
+
+def test_road():
+    """Quantus counts the pictures whose class stays the label; with two classes that is the sign of our margin."""
+    quantus = load()
+    net, x, _ = case(rows=6)
+    net = nn.Sequential(net, nn.Linear(3, 2, bias=False)).eval()
+    net[1].weight.data = torch.tensor([[1.0, -1.0, 0.0], [0.0, 1.0, -1.0]])
+    y = torch.zeros(6, dtype=torch.long)
+    metric = quantus.ROAD(percentages=[100 * k / 9 for k in range(1, 9)], noise=0.0, **PLAIN)
+    theirs = ask_quantus(metric, net, x, y)
+    method = InsertionDeletion(of=Given(), features="pixel", baseline="imputed", steps=9, references=0)
+    ours = px.explain(net, x, method, target=px.margin(0, 1))
+    found = (ours.parts["curve"][:, 1:-1] > 0).double().mean(0)
+    # A picture whose margin is nearer to zero than our noise moves it may change sides.
+    assert np.abs(np.array([*theirs.values()]) - found.numpy()).max() <= 1 / 6 + 1e-9
+    assert np.abs(np.array([*theirs.values()]) - found.numpy()).mean() < 1 / 12

@@ -93,6 +93,8 @@ class Game:
         def points(row: Tensor, job: Tensor) -> tuple[Tensor, ...]:
             if present.dim() == 2 and bool((row == row[0]).all()):
                 return self._crossed(row[:1], present, int(job[0]), len(job))
+            if present.dim() == 3 and count == 1:
+                return self._pieces(row, job, present, number)
             which, fill = job // count, job % count
             return self._mixed(row, present[which] if present.dim() == 2 else present[number[row], which], fill)
 
@@ -138,6 +140,20 @@ class Game:
             mixed = torch.where(m[:, None], x[row.to(x.device)], fills)
             parts.append(mixed.flatten(0, 1)[first - low * count :][:jobs])
         return tuple(parts)
+
+    def _pieces(self, row: Tensor, job: Tensor, present: Tensor, number: Tensor) -> tuple[Tensor, ...]:
+        """Jobs of several rows under one fill, row after row into one tensor: broadcasting instead of copies."""
+        parts = tuple(x.new_empty(len(row), *x.shape[1:]) for x in self.held.floats)
+        start = 0
+        for count in torch.unique_consecutive(row, return_counts=True)[1].tolist():
+            one, stop, first = row[start : start + 1], start + count, int(job[start])
+            own = present[int(number[one]), first : first + count]  # a row's jobs lie side by side
+            inside = self.features.among(one.expand(count), own)
+            for out, x, f, m in zip(parts, self.held.floats, self.fills, inside, strict=True):
+                at = one.to(x.device)
+                torch.where(m, x[at], f[at * (len(f) > 1), 0], out=out[start:stop])
+            start = stop
+        return parts
 
     def _mixed(self, rows: Tensor, present: Tensor, which: Tensor) -> tuple[Tensor, ...]:
         """For each job its row where features are present, and the fill elsewhere."""

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from pellucid.contract import Attribution, Explanation, Measure, Method, as_method, tensors
 from pellucid.contract.errors import InputError, MethodError
-from pellucid.engine import coalition, needs
+from pellucid.engine import coalition, impute, needs
 from pellucid.engine import seed as seeds
 from pellucid.engine.ask import Ask
 from pellucid.engine.coalition import Game
 from pellucid.engine.inputs import Inputs
+from pellucid.engine.settings import whole
 from pellucid.engine.subject import Subject
 
 OWN = "explanation"
@@ -145,7 +146,9 @@ class Evaluation(Method, abc.ABC):
 
 def players(judged: Judged, spec: str | tuple[Any, ...], baseline: float | str = 0.0) -> tuple[Game, Tensor]:
     """The game of the explained place's features, and each feature's figure (rows, players): the sum of its values."""
-    found = coalition.game(replace(judged.ask, data=None), spec, baseline)
+    holes = baseline == impute.NAME
+    found = coalition.game(replace(judged.ask, data=None), spec, 0.0 if holes else baseline)
+    found = impute.Imputed.of(found) if holes else found
     parts = judged.parts
     if [tuple(p.shape) for p in parts] != [tuple(x.shape) for x in found.held.floats]:
         raise MethodError(
@@ -168,14 +171,37 @@ def ranking(figures: Tensor, *, most_first: bool = True) -> Tensor:
 
 def along(game: Game, order: Tensor, counts: Tensor, *, gone: bool = True, label: str = "") -> Tensor:
     """The scores (rows, points) with the first `counts` features of each row's order gone, or, if not `gone`, alone."""
-    rank = torch.empty_like(order).scatter_(1, order, torch.arange(game.players).expand_as(order))
+    rank = torch.empty(order.shape, dtype=torch.int32)
+    rank.scatter_(1, order, torch.arange(game.players, dtype=torch.int32).expand_as(order))
+    counts = counts.to(torch.int32)[:, None]
     found = torch.empty(len(order), len(counts), dtype=torch.float64)
     size = max(1, MASKS // (len(counts) * game.players))
     for start in range(0, len(order), size):
         rows = torch.arange(start, min(start + size, len(order)))
-        first = rank[rows, None, :] < counts[None, :, None]
-        found[rows] = game.worth(~first if gone else first, rows=rows, label=label)
+        own = rank[start : start + size, None]
+        found[rows] = game.worth(own >= counts if gone else own < counts, rows=rows, label=label)
     return found
+
+
+def check_references(references: int) -> None:
+    """Refuse a number of random orders that tells no standard error."""
+    whole(references=(references, 0))
+    if references == 1:
+        raise MethodError("The 'references' must be 0, for none, or at least 2", got="1")
+
+
+def beside(own: Tensor, areas: list[Tensor], sign: float) -> dict[str, Tensor]:
+    """What random orders tell: their mean, its standard error, by how much and how often one's own is better, by `sign`."""
+    if not areas:
+        return {}
+    drawn = torch.stack(areas)
+    mean = drawn.mean(0)
+    return {
+        "random": mean,
+        "gain": sign * (own - mean),
+        "random_error": drawn.std(0) / len(areas) ** 0.5,
+        "beats_random_orders": (sign * (own - drawn) > 0).double().mean(0),
+    }
 
 
 def overall(values: Tensor) -> dict[str, Any]:
