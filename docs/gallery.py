@@ -39,6 +39,7 @@ ENTRIES: tuple[Entry, ...] = (
 )
 
 LEFT_OUT = {
+    "Codes and factors (disentanglement-metrics)": "figure to come",
     "How far to trust an answer (trust-score)": "figure to come",
     "Tests of attention (attention-is-not-explanation)": "figure to come",
     "Networks that agree (deepconsensus)": "figure to come",
