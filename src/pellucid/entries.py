@@ -46,6 +46,14 @@ ENTRIES = (
         test="tests/contract/test_promises.py::test_an_installed_package_adds_a_method_without_touching_pellucid",
     ),
     Entry(
+        name="trait-confidence",
+        kind="requirement",
+        title="Looking where people look, right and wrong decisions apart",
+        does="Shows people right and wrong decisions in equal numbers, and tells how far maps agree with their marks.",
+        use="px.report.to_mark; px.report.congruence",
+        test="tests/report/test_trust_congruence.py::test_a_shortcut_shows_as_low_congruence_on_its_class",
+    ),
+    Entry(
         name="unified-interpretation-framework",
         kind="requirement",
         title="One verb, six results",

@@ -13,10 +13,25 @@ from typing import Any
 from pellucid.report.digits import demo
 from pellucid.report.sections import Section, page, save
 from pellucid.report.story import write
+from pellucid.report.trust_congruence import Congruence, Side, congruence, to_mark
 from pellucid.report.trust_limits import Limits, limits
 from pellucid.report.trust_necessity import Necessity, necessity
 
-__all__ = ["Limits", "Necessity", "Section", "demo", "limits", "necessity", "page", "save", "write"]
+__all__ = [
+    "Congruence",
+    "Side",
+    "congruence",
+    "to_mark",
+    "Limits",
+    "Necessity",
+    "Section",
+    "demo",
+    "limits",
+    "necessity",
+    "page",
+    "save",
+    "write",
+]
 
 
 class _Callable(ModuleType):
