@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from pellucid.contract.errors import InputError, MethodError, NeedError, TargetError
 from pellucid.engine import Ask, Subject, predict, seed
+from pellucid.engine.chance import LogProbability
 from pellucid.engine.inputs import Inputs
 from pellucid.engine.target import Target
 
@@ -145,22 +146,6 @@ def folded(bits: Tensor) -> Tensor:
     return bits.sum(1, keepdim=True) if bits.dim() > 3 else bits
 
 
-class CrossEntropy(Target):
-    """-log p(class) of a model that returns logits, in nats."""
-
-    def score(self, output: Tensor, rows: Tensor | None = None) -> Tensor:
-        """One number per row."""
-        return -super().score(torch.log_softmax(output.flatten(1), 1), rows)
-
-
-class Surprise(Target):
-    """The same of a model that returns probabilities; zero counts as the smallest number."""
-
-    def score(self, output: Tensor, rows: Tensor | None = None) -> Tensor:
-        """One number per row."""
-        return -super().score(output.flatten(1).clamp(min=torch.finfo(output.dtype).tiny).log(), rows)
-
-
 def check_class(ask: Ask) -> None:
     """Refuse targets that are no class, before the model runs."""
     if ask.wanted is not None and not isinstance(ask.wanted, Tensor):
@@ -180,7 +165,7 @@ def class_loss(ask: Ask, output: str) -> Target:
             got="one score per row",
             hint="Subject(model, output=lambda y: torch.stack([-y, y], 1) / 2) where it is the log-odds of two classes",
         )
-    return (Surprise if output == "probabilities" else CrossEntropy)(index=index)
+    return LogProbability(index=index, logits=output != "probabilities", sign=-1.0)
 
 
 def check_number(name: str, value: float, low: float, *, whole: bool = False, strict: bool = False) -> None:

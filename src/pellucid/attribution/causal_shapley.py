@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pellucid.attribution.causal_shapley_graph import NOISES, World, chain
-from pellucid.attribution.shapley import TREES
+from pellucid.attribution.shapley import TREES, wide
 from pellucid.attribution.shapley_sampling import check_settings
 from pellucid.contract import Attribution, Card, Method
 from pellucid.contract.errors import InputError, LayerError, MethodError
@@ -141,7 +141,7 @@ class CausalShapley(Method):
             if self.tolerance is None or (done + more) * plan.walks_of_unit > self.max_walks:
                 break
             mean, error = _moments(total, square, units)
-            todo = todo[_wide(mean, error, self.tolerance)[todo]]
+            todo = todo[wide(mean[:, 2], error[:, 2], self.tolerance)[todo]]
         mean, error = _moments(total, square, units)
         return self._result(ask, plan, (mean, error, units), (start / units, full))
 
@@ -179,7 +179,7 @@ class CausalShapley(Method):
             "forwards": (units * plan.cost + 1).double(),
         }
         if self.tolerance is not None:
-            facts["converged"] = (~_wide(mean, error, self.tolerance)).double()
+            facts["converged"] = (~wide(mean[:, 2], error[:, 2], self.tolerance)).double()
         return Attribution(values=phi.to(x), error=error[:, 2].to(x), parts=parts, facts=facts)
 
 
@@ -190,11 +190,6 @@ def _moments(total: Tensor, square: Tensor, units: Tensor) -> tuple[Tensor, Tens
     # What two equal sums leave by rounding is no spread.
     spread = torch.where(left > 1e-13 * square, left, 0.0) / (count - 1)
     return total / count, (spread / count).sqrt()
-
-
-def _wide(mean: Tensor, error: Tensor, tolerance: float) -> Tensor:
-    """Which rows' standard errors are above the tolerance."""
-    return (error[:, 2] ** 2).mean(1).sqrt() > tolerance * (mean[:, 2] ** 2).mean(1).sqrt()
 
 
 @dataclass(frozen=True, eq=False)

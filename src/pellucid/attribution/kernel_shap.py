@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pellucid.attribution.shapley import EXEMPT, FILL, TREES, attribution
+from pellucid.attribution.shapley import EXEMPT, FILL, TREES, attribution, wide
 from pellucid.attribution.shapley_sampling import check_settings
 from pellucid.contract import Attribution, Card, Method
 from pellucid.contract.errors import MethodError
@@ -126,7 +126,7 @@ class KernelShap(Method):
             phi[rows], error[rows], asked[rows] = self._settle(played, ask.seed, rows, change)
         facts = {"coalitions": asked.double() + 2}
         if self.tolerance is not None:
-            facts["converged"] = (~_wide(phi, error, self.tolerance)).double()
+            facts["converged"] = (~wide(phi, error, self.tolerance)).double()
         forwards = facts["coalitions"] * played.background
         return attribution(played, phi, (ends[:, 0], ends[:, 1]), forwards=forwards, error=error, facts=facts)
 
@@ -146,8 +146,8 @@ class KernelShap(Method):
             samples *= 2
             if self.tolerance is None or samples > self.max_samples or all(s.complete for s in strata):
                 break
-            wide = _wide(phi[todo], error[todo], self.tolerance)
-            todo, known = todo[wide], {k: v[wide] for k, v in known.items()}
+            unsure = wide(phi[todo], error[todo], self.tolerance)
+            todo, known = todo[unsure], {k: v[unsure] for k, v in known.items()}
         return phi, error, asked
 
 
@@ -303,8 +303,3 @@ def _sampled(stratum: Stratum, weight: float, residual: Tensor, signs: Tensor, p
     spread = residual**2 @ (weight * pull) ** 2 - (residual @ (weight * pull)) ** 2 / count
     share = 0.0 if stratum.several else count / stratum.total
     return spread * (1 - share) * count / (count - 1)
-
-
-def _wide(phi: Tensor, error: Tensor, tolerance: float) -> Tensor:
-    """Which rows' standard errors are above the tolerance."""
-    return (error**2).mean(1).sqrt() > tolerance * (phi**2).mean(1).sqrt()

@@ -13,10 +13,9 @@ from pellucid.attribution.mask import number
 from pellucid.attribution.mask_network import DECAY, SECOND, TINY
 from pellucid.contract import Attribution, Card, Method
 from pellucid.contract.errors import InputError, LayerError, MethodError, NeedError, TargetError
-from pellucid.engine import Ask, Subject, gradient, score, seed
+from pellucid.engine import Ask, Subject, chance, gradient, score, seed
 from pellucid.engine.gradient import needs_module
 from pellucid.engine.settings import whole
-from pellucid.engine.target import Target
 
 __all__ = ["GNNExplainer"]
 
@@ -142,13 +141,6 @@ class GNNExplainer(Method):
             raise MethodError("The 'directed' must be True or False", got=repr(self.directed))
 
 
-class _LogShare(Target):
-    """A target that gives the log-probability of its class."""
-
-    def score(self, output: Tensor, rows: Tensor | None = None) -> Tensor:
-        return super().score(output.flatten(1).log_softmax(1), rows)
-
-
 class _Graph:
     """Graphs with their edges, checked; masks are kept in double precision."""
 
@@ -182,7 +174,7 @@ class _Graph:
         """Ask for log-probabilities from here on."""
         wanted = self.ask.target
         self.ask = replace(
-            self.ask, _target=_LogShare(index=wanted.index), passes=self.ask.inputs.rows * self.method.steps
+            self.ask, _target=chance.LogProbability(index=wanted.index), passes=self.ask.inputs.rows * self.method.steps
         )
 
     def pair(self, features: Tensor, edges: Tensor) -> tuple[Tensor, Tensor]:

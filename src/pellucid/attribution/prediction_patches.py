@@ -103,12 +103,7 @@ class PredictionDifferenceAnalysis(Method):
         if len(held.floats) != 1 or held.floats[0].dim() != 4:
             got = ", ".join(str(tuple(x.shape)) for x in held.floats)
             raise InputError("What is explained must be one tensor (rows, channels, height, width)", got=got)
-        rows = rows_like(ask.data, ask.inputs).inputs
-        images = rows.floats[0]
-        if ask.layer is not None:
-            from pellucid.engine.ask import predict
-
-            images = predict(subject, rows, ask.memory, ask.layer)
+        images = fill.values_of(ask.data, ask).floats[0]
         if not bool(torch.isfinite(images).all()):
             raise InputError("The 'data' must be finite", got="NaN or infinity")
         tall, wide = held.floats[0].shape[2:]

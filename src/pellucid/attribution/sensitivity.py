@@ -13,7 +13,6 @@ from torch import Tensor
 from pellucid.contract import Attribution, Card, Method
 from pellucid.contract.errors import InputError, MethodError, NeedError
 from pellucid.engine import Ask, Subject, feature, fill, reference, score, seed
-from pellucid.engine.data import rows_like
 from pellucid.engine.feature import Features
 from pellucid.engine.inputs import Inputs
 from pellucid.engine.settings import whole
@@ -206,14 +205,7 @@ class _Disturbed:
 
     def __init__(self, method: SensitivityAnalysis, ask: Ask, held: Inputs, found: Features, data: Any) -> None:
         self.method, self.ask, self.held, self.features = method, ask, held, found
-        self.rows = None
-        if method.disturbance == "resample":
-            rows = rows_like(data, ask.inputs).inputs
-            self.rows = rows.floats
-            if ask.layer is not None:
-                from pellucid.engine.ask import predict
-
-                self.rows = (predict(ask.subject, rows, ask.memory, ask.layer),)
+        self.rows = fill.values_of(data, ask).floats if method.disturbance == "resample" else None
         self.fill = reference.baseline(method.baseline, held) if method.disturbance == "occlude" else ()
 
     def points(self, rows: Tensor, jobs: Tensor) -> tuple[Tensor, ...]:

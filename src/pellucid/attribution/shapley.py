@@ -169,6 +169,11 @@ def _with_main_effects(pairs: Tensor, phi: Tensor) -> Tensor:
     return pairs + torch.diag_embed(phi - pairs.sum(2) / 2)
 
 
+def wide(phi: Tensor, error: Tensor, tolerance: float) -> Tensor:
+    """Which rows' standard errors are above the tolerance."""
+    return (error**2).mean(1).sqrt() > tolerance * (phi**2).mean(1).sqrt()
+
+
 def attribution(
     played: Game,
     phi: Tensor,

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pellucid.attribution.shapley import EXEMPT, FILL, MOST_PLAYERS, TREES, attribution, values_of
+from pellucid.attribution.shapley import EXEMPT, FILL, MOST_PLAYERS, TREES, attribution, values_of, wide
 from pellucid.contract import Attribution, Card, Method
 from pellucid.contract.errors import MethodError
 from pellucid.engine import Ask, Subject, seed
@@ -128,7 +128,7 @@ class ShapleySampling(Method):
             phi[rows], error[rows], rounds[rows] = self._settle(walk, ask.seed, rows, starts)
         facts = {"walks": rounds * walk.of_round, "degrees_of_freedom": (rounds - 1).clamp(min=0) * played.background}
         if self.tolerance is not None:
-            facts["converged"] = ~_wide(phi, error, self.tolerance)
+            facts["converged"] = ~wide(phi, error, self.tolerance)
         forwards = torch.where(rounds > 0, rounds * walk.cost + played.background + 1, walk.cost_of_all)
         return attribution(
             played,
@@ -165,7 +165,7 @@ class ShapleySampling(Method):
             more = done
             if self.tolerance is None or (done + more) * walk.of_round > self.max_walks:
                 break
-            todo = todo[_wide(phi[todo], error[todo], self.tolerance)]
+            todo = todo[wide(phi[todo], error[todo], self.tolerance)]
         return phi, error, rounds
 
 
@@ -293,8 +293,3 @@ def _moments(total: Tensor, square: Tensor, rounds: int) -> tuple[Tensor, Tensor
     fills = total.shape[1]
     spread = (square - (total**2).sum(1) / rounds).clamp(min=0) / (fills * (rounds - 1))
     return total.sum(1) / (fills * rounds), (spread / (fills * rounds)).sqrt()
-
-
-def _wide(phi: Tensor, error: Tensor, tolerance: float) -> Tensor:
-    """Which rows' standard errors are above the tolerance."""
-    return (error**2).mean(1).sqrt() > tolerance * (phi**2).mean(1).sqrt()

@@ -11,10 +11,9 @@ from torch import Tensor
 
 from pellucid.contract import Attribution, Card, Method
 from pellucid.contract.errors import InputError, MethodError
-from pellucid.engine import Ask, Subject, feature, fill, gradient, score
+from pellucid.engine import Ask, Subject, chance, feature, fill, gradient, score
 from pellucid.engine.decomposition import wrap
 from pellucid.engine.inputs import Inputs
-from pellucid.engine.target import Target
 
 __all__ = ["RepresentationErasure", "WordGradientSaliency"]
 
@@ -178,8 +177,9 @@ class RepresentationErasure(Method):
         if ask.layer is None:
             fill.explained(ask)  # refused before the model runs
         target = ask.target
-        kind = _Chances if self.output == "probabilities" else _Likelihood
-        aim = kind(target.index, target.function, target.place, target.name)
+        aim = chance.LogProbability(
+            target.index, target.function, target.place, target.name, logits=self.output == "logits"
+        )
         held = fill.explained(ask)
         parts = self._parts(held)
         answers = torch.empty(held.rows, parts.count + 1, dtype=torch.float64)
@@ -220,21 +220,3 @@ class RepresentationErasure(Method):
         if self.erase == "word" or (self.erase == "auto" and x.dim() == 3):
             return (1,)
         return (1,) if x.dim() == 4 else tuple(range(1, x.dim()))
-
-
-class _Likelihood(Target):
-    """The log-likelihood of the class, where one is explained, of a model that returns logits."""
-
-    def score(self, output: Tensor, rows: Tensor | None = None) -> Tensor:
-        if self.index is not None:
-            output = torch.log_softmax(output.flatten(1), 1)
-        return super().score(output, rows)
-
-
-class _Chances(Target):
-    """The same of a model that returns probabilities; zero counts as the smallest number."""
-
-    def score(self, output: Tensor, rows: Tensor | None = None) -> Tensor:
-        return super().score(
-            output.clamp(min=torch.finfo(output.dtype).tiny).log() if self.index is not None else output, rows
-        )

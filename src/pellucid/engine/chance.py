@@ -33,6 +33,24 @@ class Probability(Target):
         return super().score(flat, rows)
 
 
+@dataclass(frozen=True, eq=False)
+class LogProbability(Target):
+    """The log-probability of the explained class in nats, times `sign`; what is no class stays as it is.
+
+    From logits, or from probabilities, where zero counts as the smallest number.
+    """
+
+    logits: bool = True
+    sign: float = 1.0
+
+    def score(self, output: Tensor, rows: Tensor | None = None) -> Tensor:
+        if self.index is None:
+            return super().score(output, rows)
+        flat = output.flatten(1)
+        flat = flat.log_softmax(1) if self.logits else flat.clamp(min=torch.finfo(flat.dtype).tiny).log()
+        return self.sign * super().score(flat, rows)
+
+
 def check(kind: str, output: str) -> None:
     """Refuse settings that are none of the known."""
     if kind not in KINDS:

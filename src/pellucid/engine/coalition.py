@@ -12,8 +12,8 @@ from torch import Tensor
 
 from pellucid.contract.errors import InputError
 from pellucid.engine import feature, fill, score
-from pellucid.engine.ask import Ask, predict
-from pellucid.engine.data import as_rows, rows_like
+from pellucid.engine.ask import Ask
+from pellucid.engine.data import as_rows
 from pellucid.engine.feature import Features
 from pellucid.engine.inputs import Inputs
 
@@ -208,8 +208,7 @@ def _background(data: Any, held: Inputs, ask: Ask) -> tuple[Tensor, ...]:
     if ask.layer is not None and [tuple(g.shape[1:]) for g in given.tensors] != [
         tuple(x.shape[1:]) for x in held.floats
     ]:
-        rows = rows_like(data, ask.inputs).inputs  # refused unless they are rows that the model takes
-        given = Inputs((predict(ask.subject, rows, ask.memory, ask.layer),), single=True)
+        given = fill.values_of(data, ask)  # refused unless they are rows that the model takes
     if len(given.floats) != len(held.floats) or any(
         g.shape[1:] != x.shape[1:] for g, x in zip(given.floats, held.floats, strict=True)
     ):

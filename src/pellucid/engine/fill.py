@@ -11,6 +11,7 @@ from torch import Tensor
 from pellucid.contract.errors import InputError, LayerError
 from pellucid.engine import reference
 from pellucid.engine.ask import Ask, predict
+from pellucid.engine.data import rows_like
 from pellucid.engine.inputs import Inputs
 
 Spec = float | str
@@ -34,6 +35,12 @@ def explained(ask: Ask) -> Inputs:
             hint="the output of the embedding",
         )
     return Inputs((values,), (), True)
+
+
+def values_of(data: Any, ask: Ask) -> Inputs:
+    """Rows of `data`, which must be like the model's inputs, as values of what is explained: inputs, or a layer's."""
+    rows = rows_like(data, ask.inputs).inputs
+    return rows if ask.layer is None else Inputs((predict(ask.subject, rows, ask.memory, ask.layer),), (), True)
 
 
 def fills(spec: Spec | Sequence[Spec], held: Inputs, data: Any = None) -> list[tuple[Tensor, ...]]:
