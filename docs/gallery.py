@@ -39,6 +39,7 @@ ENTRIES: tuple[Entry, ...] = (
 )
 
 LEFT_OUT = {
+    "Proxies (functionally-grounded-evaluation)": "figure to come",
     "Codes and factors (disentanglement-metrics)": "figure to come",
     "How far to trust an answer (trust-score)": "figure to come",
     "Tests of attention (attention-is-not-explanation)": "figure to come",

@@ -10,6 +10,7 @@ from pellucid.contract.card import Card
 from pellucid.contract.errors import PellucidError
 from pellucid.engine import Subject, needs
 from pellucid.engine.inputs import Inputs
+from pellucid.engine.place import embedding
 
 __all__ = ["families", "kinds", "obstacle", "place", "problem"]
 
@@ -62,15 +63,7 @@ def families(subject: Subject) -> set[str]:
 
 def place(subject: Subject, rows: Inputs) -> str | None:
     """Where rows of tokens are explained: at the embedding, as their numbers can't be changed a little."""
-    module = subject.module
-    if rows.explained or module is None:
-        return None
-    named: Any = getattr(module, "get_input_embeddings", None)
-    found = [(name, part) for name, part in module.named_modules() if isinstance(part, nn.Embedding)]
-    if callable(named):
-        chosen = named()
-        found = [(name, part) for name, part in module.named_modules() if part is chosen]
-    return found[0][0] if len(found) == 1 else None
+    return None if rows.explained else embedding(subject.module)
 
 
 def obstacle(card: Card, subject: Subject, rows: Inputs, data: Any, layer: str | None) -> str:

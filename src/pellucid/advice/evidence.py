@@ -45,7 +45,7 @@ def standings(
     Maps that are not of the inputs can't be set beside the others, so methods at a hidden place are left out.
     `row` is the seconds of one row's forward pass among many.
     """
-    count = min(rows.rows, MOST_ROWS)
+    count, budget = min(rows.rows, MOST_ROWS), max(left, 1.0)
     chosen: dict[str, Tried] = {}
     for name, t in tried.items():
         need = t.seconds * count / t.rows + FORWARDS * row * count
@@ -57,10 +57,12 @@ def standings(
     inputs = rows.take(torch.arange(count)).wrap_all()
     methods = {name: t.method for name, t in chosen.items()}
     try:
-        found = compare(subject, inputs, methods, target=wanted, data=data, seed=seed)
+        found = compare(subject, inputs, methods, target=wanted, data=data, seed=seed, budget=budget / len(methods))
     except PellucidError:
         return {}
-    told, ranks = found.source["comparison"], found.parts["rank"]
+    told = found.source["comparison"]
+    counted = torch.tensor([told["about"][m]["quality"] != "simplicity" for m in told["metrics"]])
+    ranks = found.parts["rank"][:, counted]
     standing = {}
     for number, name in enumerate(told["methods"]):
         good = torch.isfinite(ranks[number])

@@ -6,7 +6,6 @@ import dataclasses
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,7 @@ from pellucid.contract.errors import LayerError
 from pellucid.engine import Subject, explain
 from pellucid.engine.ask import predict
 from pellucid.engine.batch import DEFAULT_CPU
+from pellucid.engine.deadline import Expired, Watch, Watched, watching
 from pellucid.engine.guard import untouched
 from pellucid.engine.inputs import Inputs
 
@@ -34,49 +34,6 @@ _ERROR = re.compile(r"completeness_gap|conservation|standard_error|half_width|fi
 def clock() -> float:
     """Seconds; the only clock that advice reads."""
     return time.perf_counter()
-
-
-class Expired(BaseException):
-    """The time given to a trial is over. Not an Exception, so that no method and no model catches it."""
-
-
-@dataclass
-class Watch:
-    """The clock of one trial, and the rows that the model has run on."""
-
-    started: float
-    allowance: float
-    forwards: int = 0
-    inside: bool = False
-
-    def check(self) -> None:
-        """Stop the trial when its time is over."""
-        if clock() - self.started > self.allowance:
-            raise Expired
-
-
-_WATCH: ContextVar[Watch | None] = ContextVar("pellucid_advice_watch", default=None)
-
-
-class Watched(Subject):
-    """A subject whose every call is counted, and the last place where a trial can be stopped."""
-
-    @classmethod
-    def of(cls, subject: Subject) -> Watched:
-        """The same model, called the same way."""
-        return cls(subject.model, **{k: getattr(subject, k) for k in Subject.__dataclass_fields__ if k != "model"})
-
-    def raw(self, inputs: Inputs) -> Any:
-        """The model's own output; a call made within another one counts once."""
-        watch = _WATCH.get()
-        if watch is None or watch.inside:
-            return super().raw(inputs)
-        watch.check()
-        watch.forwards, watch.inside = watch.forwards + inputs.rows, True
-        try:
-            return super().raw(inputs)
-        finally:
-            watch.inside = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,9 +72,7 @@ class Trying:
         inputs = self.rows.take(torch.arange(rows)).wrap_all()
         wanted = self.target[:rows] if isinstance(self.target, torch.Tensor) and self.target.dim() else self.target
         learns = {"data", "labels", "masks"} & {*method.card.needs}
-        watch = Watch(clock(), allowance)
-        token = _WATCH.set(watch)
-        try:
+        with watching(Watch(lambda: clock(), allowance)) as watch:
             result = explain(
                 self.subject,
                 inputs,
@@ -128,14 +83,12 @@ class Trying:
                 seed=self.seed,
                 progress=lambda done, total, label: watch.check(),
             )
-        finally:
-            _WATCH.reset(token)
         whole = result.source.get("path") == "plain"
         return Tried(
             method=method,
             layer=layer,
             rows=rows,
-            seconds=clock() - watch.started,
+            seconds=watch.spent,
             forwards=watch.forwards if whole else None,
             result=result,
         )

@@ -20,6 +20,7 @@ from pellucid.app import files, weights
 from pellucid.contract.errors import ExtraMissing, InputError
 from pellucid.contract.explanation import tensors
 from pellucid.engine import Subject
+from pellucid.engine.place import embedding
 from pellucid.worlds import World
 
 
@@ -35,12 +36,8 @@ class Loaded:
 
     def embedding(self, rows: Any) -> str | None:
         """Where to explain rows of tokens: at the embedding, as their numbers can't be changed a little."""
-        module = self.subject.module
         floats = any(x.is_floating_point() for x in tensors(rows))
-        if floats or module is None or not hasattr(module, "get_input_embeddings"):
-            return None
-        found = getattr(module, "get_input_embeddings")()  # noqa: B009 - not in torch's own types
-        return next((name for name, part in module.named_modules() if part is found), None)
+        return None if floats else embedding(self.subject.module)
 
 
 @Parameter(name="*", group="Model", negative="")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -185,11 +185,11 @@ def stamp(result: Any, subject: Subject, ask: Ask, method: Method, layer: str | 
         if not isinstance(fact, Tensor) or fact.dim() != 1:
             raise TypeError(f"fact {name!r} of {card.name} must be one figure per row, a tensor (N,)")
     changes: dict[str, Any] = {}
+    lost: list[int] = []
     if isinstance(result, Attribution):
         if any(v.requires_grad for v in tensors(result.values)):
             raise TypeError(f"{card.name} returned values that are still in a graph")
-        if lost := sorted({row for v in tensors(result.values) for row in _lost(v)}):
-            changes["source"] = {"rows_without_values": lost}
+        lost = sorted({row for v in tensors(result.values) for row in _lost(v)})
         if result.target is None and ask.explained_class is not None:
             changes["target"] = ask.explained_class.clone()
     context = (
@@ -201,7 +201,11 @@ def stamp(result: Any, subject: Subject, ask: Ask, method: Method, layer: str | 
     )
     return result.replace(
         facts={k: v.detach().cpu() for k, v in result.facts.items()},
-        source={**source(subject, ask, method, layer, seconds), **result.source, **changes.pop("source", {})},
+        source={
+            **source(subject, ask, method.config(), layer, seconds),
+            **result.source,
+            **({"rows_without_values": lost} if lost else {}),
+        },
         context=context,
         **changes,
     )
@@ -212,13 +216,13 @@ def _lost(values: Tensor) -> list[int]:
     return (~values.isfinite()).reshape(len(values), -1).any(1).nonzero()[:, 0].tolist() if values.numel() else []
 
 
-def source(subject: Subject, ask: Ask, method: Method, layer: str | None, seconds: float) -> dict[str, Any]:
-    """Where a result comes from: method and settings, question, versions, hashes, time."""
+def source(subject: Subject, ask: Ask, config: Mapping[str, Any], layer: str | None, seconds: float) -> dict[str, Any]:
+    """Where a result comes from: method and settings (`config`), question, versions, hashes, time."""
     module = subject.module
     wanted = ask.wanted.tolist() if isinstance(ask.wanted, Tensor) else ask.wanted
     return {
-        "method": method.card.name,
-        "settings": {k: v if not callable(v) else repr(v) for k, v in method.config().items() if k != "method"},
+        "method": config["method"],
+        "settings": {k: v if not callable(v) else repr(v) for k, v in config.items() if k != "method"},
         "target": wanted if isinstance(wanted, list) or wanted is None else repr(wanted),
         "layer": layer,
         "seed": ask.seed,

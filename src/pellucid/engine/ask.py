@@ -32,6 +32,7 @@ class Ask:
     path: str = "plain"
     model_hash: str = ""
     passes: int = 0
+    memo: dict[bytes, Tensor] | None = None  # scores of this very question that several measurements need
     _target: target.Target | None = None
 
     @cached_property
@@ -104,7 +105,14 @@ class Ask:
         if settled.index is not None:
             wanted = settled.index[rows.to(settled.index.device)]
         return replace(
-            self, inputs=inputs, wanted=wanted, output=None, _target=None, progress=batch.Progress(), passes=passes
+            self,
+            inputs=inputs,
+            wanted=wanted,
+            output=None,
+            memo=None,
+            _target=None,
+            progress=batch.Progress(),
+            passes=passes,
         )
 
     def inside(self) -> Ask:
@@ -122,7 +130,7 @@ class Ask:
 
         moved = replace(subject, call=call, preprocess=None)
         inputs = Inputs((values, *original.tensors))
-        return replace(self, subject=moved, inputs=inputs, layer=None, output=None, _target=None)
+        return replace(self, subject=moved, inputs=inputs, layer=None, output=None, memo=None, _target=None)
 
     @property
     def score(self) -> Tensor:

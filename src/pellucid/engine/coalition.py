@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -58,6 +59,23 @@ class Game:
         are asked about, and `present` and the answer have as many. Cost: a forward per row, coalition and fill.
         """
         chosen = torch.arange(self.held.rows) if rows is None else rows.cpu()
+        memo = self.ask.memo
+        if memo is None:
+            return self._worth(present, chosen, label)
+        key = self._key(present, chosen)  # all or nothing, so that the bits do not depend on what was asked before
+        if key not in memo:
+            memo[key] = self._worth(present, chosen, label)
+        return memo[key].clone()
+
+    def _key(self, present: Tensor, rows: Tensor) -> bytes:
+        """What the worth depends on beside the question itself."""
+        digest = hashlib.blake2b(digest_size=16)
+        for x in (present, rows, *self.features.labels, *self.fills):
+            digest.update(f"{tuple(x.shape)}{x.dtype}".encode())
+            digest.update(x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.digest()
+
+    def _worth(self, present: Tensor, chosen: Tensor, label: str) -> Tensor:
         shared = present.dim() == 2
         found = torch.empty(len(chosen), present.shape[-2], dtype=torch.float64)
         for a, b, c, d in self._blocks(*found.shape):

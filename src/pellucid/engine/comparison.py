@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,72 +13,93 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from pellucid.contract import Measure, Method, as_method
+from pellucid.contract import Measure, Method
 from pellucid.contract.errors import InputError
 from pellucid.contract.storage import load
 from pellucid.engine import answer
 from pellucid.engine.ask import Ask
-from pellucid.engine.evaluation import Evaluation
+from pellucid.engine.evaluation import Evaluation, overall
+from pellucid.engine.ranks import placed, ranks, spearman_matrix, unit
 from pellucid.engine.subject import Subject
 
-LEVEL = 1.96
 
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Column:
-    """What one method's explanation got: figures (metrics, rows), what was refused, its map as (rows, values)."""
+    """What one method's explanation got: figures (metrics, rows), what was refused, its map as (rows, values), seconds.
+
+    `late`: what was left out for want of time, which is also in `refused`; "" stands for the explanation.
+    """
 
     figures: Tensor
-    refused: dict[str, str]
-    better: dict[str, str]
-    map: Tensor | None
-    seconds: float
+    refused: dict[str, str] = field(default_factory=dict)
+    late: list[str] = field(default_factory=list)
+    better: dict[str, str] = field(default_factory=dict)
+    map: Tensor | None = None
+    fitting: float = 0.0
+    explaining: float = 0.0
+    measuring: dict[str, float] = field(default_factory=dict)
+
+    def refuse(self, what: str, why: str, late: bool = False) -> None:
+        """Note the reason."""
+        self.refused[what] = why
+        if late:
+            self.late.append(what)
 
 
 class Table:
-    """The comparison as it grows."""
+    """The comparison as it grows. `about` says of each metric what it costs and assumes."""
 
-    def __init__(self, labels: list[str], metrics: Mapping[str, Evaluation], rows: int) -> None:
-        self.labels, self.metrics, self.rows = labels, metrics, rows
+    def __init__(
+        self, labels: list[str], metrics: Mapping[str, Evaluation], about: Mapping[str, Mapping[str, str]]
+    ) -> None:
+        self.labels, self.metrics, self.about = labels, metrics, about
         self.columns: dict[str, Column] = {}
 
     def add(self, label: str, column: Column) -> None:
         """One more method."""
         self.columns[label] = column
 
-    def measure(self, subject: Subject, ask: Ask) -> Measure:
-        """All of it."""
+    def measure(self, subject: Subject, ask: Ask, layer: str | None, aside: str) -> Measure:
+        """All of it. Metrics of the quality `aside` have no say in what is recommended."""
         rows = torch.stack([self.columns[label].figures for label in self.labels])
-        count = rows.isfinite().sum(2)
-        held = rows.where(rows.isfinite(), 0.0)
-        mean = torch.where(count > 0, held.sum(2) / count.clamp(min=1), torch.nan)
-        square = ((held - mean.nan_to_num()[..., None]) ** 2 * rows.isfinite()).sum(2)
-        error = torch.where(count > 1, (square / (count - 1).clamp(min=1) / count.clamp(min=1)).sqrt(), torch.nan)
+        each = [[overall(figures) for figures in method] for method in rows]
+
+        def figure(name: str) -> Tensor:
+            found = [[torch.nan if (v := one.get(name)) is None else v for one in line] for line in each]
+            return torch.tensor(found, dtype=torch.float64)
+
+        mean = figure("mean")
         better = {
             m: next((c.better[m] for c in self.columns.values() if m in c.better), "neither") for m in self.metrics
         }
-        rank = torch.stack([ranks(mean[:, k], better[m]) for k, m in enumerate(self.metrics)], 1)
+        rank = torch.stack([placed(mean[:, k], better[m]) for k, m in enumerate(self.metrics)], 1)
+        counted = torch.tensor([self.about[m].get("quality") != aside for m in self.metrics])
+        first, why = recommended(self.labels, list(self.metrics), rank, counted)
         told = {
             "methods": self.labels,
             "metrics": list(self.metrics),
             "means": mean.tolist(),
             "better": better,
+            "about": {k: dict(v) for k, v in self.about.items()},
             "refused": {k: c.refused for k, c in self.columns.items() if c.refused},
+            "late": {k: c.late for k, c in self.columns.items() if c.late},
             "without": self._without(rows),
-            "seconds": {k: c.seconds for k, c in self.columns.items()},
-            "recommended": _best(self.labels, rank),
+            "seconds": {k: c.explaining for k, c in self.columns.items()},
+            "measuring": {k: c.measuring for k, c in self.columns.items()},
+            "recommended": first,
+            "reason": why,
         }
         parts = {
             "rows": rows,
-            "low": mean - LEVEL * error,
-            "high": mean + LEVEL * error,
+            "low": figure("low"),
+            "high": figure("high"),
             "rank": rank,
             "agreement": agreement([self.columns[label].map for label in self.labels]),
+            "metric_agreement": spearman_matrix(rank),
         }
-        seconds = sum(c.seconds for c in self.columns.values())
-        origin = answer.source(subject, ask, as_method("insertion-deletion"), None, seconds)
-        source = {**origin, "method": "comparison", "settings": {}, "comparison": told}
-        return Measure(values=mean, unit="each metric's own", parts=parts, source=source)
+        seconds = sum(c.explaining + sum(c.measuring.values()) for c in self.columns.values())
+        origin = answer.source(subject, ask, {"method": "comparison"}, layer, seconds)
+        return Measure(values=mean, unit="each metric's own", parts=parts, source={**origin, "comparison": told})
 
     def _without(self, rows: Tensor) -> dict[str, list[int]]:
         """The rows that have no figure although the metric gave others, which no mean contains."""
@@ -91,48 +112,33 @@ class Table:
         return found
 
 
-def ranks(values: Tensor, better: str) -> Tensor:
-    """1 for the best, ties sharing their mean rank; NaN where there is no figure or no better side."""
-    if better not in ("higher", "lower"):
-        return torch.full_like(values, torch.nan, dtype=torch.float64)
-    known = values.isfinite()
-    signed = (values if better == "lower" else -values)[known]
-    found = torch.full_like(values, torch.nan, dtype=torch.float64)
-    below = (signed[:, None] > signed[None]).sum(1).double()
-    found[known] = below + ((signed[:, None] == signed[None]).sum(1).double() + 1) / 2
-    return found
-
-
-def _best(labels: list[str], rank: Tensor) -> str:
-    """The method whose median rank is best among those with a rank in every metric that ranks anything."""
-    counts = rank.isfinite()
-    ranked = counts[:, counts.any(0)]
-    whole = ranked.all(1) if ranked.shape[1] else torch.zeros(len(labels), dtype=torch.bool)
+def recommended(labels: list[str], metrics: list[str], rank: Tensor, counted: Tensor) -> tuple[str, str]:
+    """The method whose median rank is best among those with a figure by every metric that counts, and the reason."""
+    ranked = rank.isfinite().any(0) & counted
+    if not bool(ranked.any()):
+        return "", "no metric that counts ranks anything"
+    names, own = [m for m, ok in zip(metrics, ranked.tolist(), strict=True) if ok], rank[:, ranked]
+    whole = own.isfinite().all(1)
     if not bool(whole.any()):
-        return ""
-    middle = torch.stack(
-        [r[r.isfinite()].quantile(0.5) if ok else torch.tensor(torch.inf) for r, ok in zip(rank, whole, strict=True)]
-    )
-    return labels[int(middle.argmin())]
+        return "", f"no method has a figure by each of {', '.join(names)}"
+    middle = torch.where(whole, own.nan_to_num(torch.inf).quantile(0.5, dim=1), torch.inf)
+    tied = (middle == middle.min()).nonzero()[:, 0]
+    best = int(tied[own[tied].mean(1).argmin()])
+    places = ", ".join(f"{m} {r:g}" for m, r in zip(names, own[best].tolist(), strict=True))
+    count, last = int(whole.sum()), names[int(own[best].argmax())]
+    why = f"its median rank, {middle[best].item():g}, is the best of {count} with every figure ({places})"
+    return labels[best], why if bool((own[best] == own[best][0]).all()) else f"{why}; it does worst by {last}"
 
 
 def agreement(maps: Sequence[Tensor | None]) -> Tensor:
     """The mean Spearman correlation over rows of each two maps; NaN where one of them is missing or flat."""
-    ordered = [None if m is None else _ranked(m) for m in maps]
+    ordered = [None if m is None else unit(ranks(m)) for m in maps]
     found = torch.full((len(maps), len(maps)), torch.nan, dtype=torch.float64)
     for i, a in enumerate(ordered):
         for j, b in enumerate(ordered[: i + 1]):
             if a is not None and b is not None and a.shape == b.shape:
                 found[i, j] = found[j, i] = (a * b).sum(1).nanmean()
     return found
-
-
-def _ranked(values: Tensor) -> Tensor:
-    """Each row's mean ranks, centred and of length 1; NaN for a flat row."""
-    _, inverse, counts = zip(*[torch.unique(v, return_inverse=True, return_counts=True) for v in values], strict=True)
-    ranks = torch.stack([(c.cumsum(0) - (c - 1) / 2.0)[i] for i, c in zip(inverse, counts, strict=True)]).double()
-    centred = ranks - ranks.mean(1, keepdim=True)
-    return centred / centred.norm(dim=1, keepdim=True)
 
 
 class Kept:
@@ -143,27 +149,25 @@ class Kept:
         if not self.folder.is_dir():
             raise InputError("The 'folder' must exist", got=repr(str(folder)))
 
-    def read(self, key: str) -> Column | None:
-        """The column of this key, if it is there."""
+    def read(self, key: str, budget: float | None) -> Column | None:
+        """The column of this key, unless it is not there or lacks what there is more time for now."""
         path = self.folder / f"{key}.safetensors"
         if not path.exists():
             return None
         found = load(path)
         assert isinstance(found, Measure)
-        told = found.source
-        return Column(
-            figures=found.values,
-            refused=told["refused"],
-            better=told["better"],
-            map=found.parts.get("map"),
-            seconds=told["seconds"],
-        )
+        told, known = dict(found.source), {f.name for f in fields(Column)} - {"figures", "map"}
+        had = told.pop("budget")
+        if told["late"] and had is not None and (budget is None or budget > had):
+            return None
+        kept: dict[str, Any] = {k: told[k] for k in known}
+        return Column(figures=found.values, map=found.parts.get("map"), **kept)
 
-    def write(self, key: str, column: Column) -> Column:
-        """Keep a column."""
-        told = {"refused": column.refused, "better": column.better, "seconds": column.seconds}
+    def write(self, key: str, column: Column, budget: float | None) -> Column:
+        """Keep a column, and the budget it was made with."""
+        told = {f.name: getattr(column, f.name) for f in fields(Column) if f.name not in ("figures", "map")}
         parts = {} if column.map is None else {"map": column.map}
-        result = Measure(values=column.figures, parts=parts, source=told)
+        result = Measure(values=column.figures, parts=parts, source={**told, "budget": budget})
         result.save(self.folder / f"{key}.safetensors", overwrite=True)
         return column
 
@@ -173,6 +177,7 @@ def key_of(subject: Subject, ask: Ask, method: Method, metrics: Mapping[str, Eva
     target = ask.target
     told = {
         "method": method.config(),
+        "layer": None if ask.layer is None else str(ask.layer),
         "metrics": {k: m.config() for k, m in metrics.items()},
         "model": ask.model_hash,
         "inputs": ask.inputs.fingerprint(),

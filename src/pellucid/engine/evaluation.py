@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pellucid.contract import Attribution, Explanation, Measure, Method, as_method, tensors
 from pellucid.contract.errors import InputError, MethodError
-from pellucid.engine import coalition, impute, needs
+from pellucid.engine import coalition, deadline, impute, needs
 from pellucid.engine import seed as seeds
 from pellucid.engine.ask import Ask
 from pellucid.engine.coalition import Game
@@ -35,6 +35,7 @@ class Judged:
     subject: Subject
     ask: Ask
     result: Explanation
+    read: Callable[[Explanation, Ask], Explanation] | None = None  # how an answer is made fit to be measured
 
     @cached_property
     def state(self) -> Any:
@@ -56,8 +57,8 @@ class Judged:
         """The method's answer about other inputs, one for each entry of `rows`, whose targets they keep."""
         asked = self.ask.derived(inputs, rows, passes=inputs.rows)
         asked = asked if seed is None else replace(asked, seed=seed)
-        found: Explanation = self.method.explain(self.subject, asked, self.state)
-        return found
+        deadline.check()
+        return self._read(self.method.explain(self.subject, asked, self.state), asked)
 
     def elsewhere(self, model: Any) -> Explanation:
         """The method's answer about another model, for the same inputs and targets; nothing fitted carries over.
@@ -67,14 +68,23 @@ class Judged:
         subject = model if isinstance(model, Subject) else replace_model(self.subject, model)
         settled, wanted = self.ask.target, self.ask.wanted
         wanted = settled.index if settled.index is not None else wanted
-        asked = replace(self.ask, subject=subject, wanted=wanted, output=None, _target=None, model_hash="")
-        found: Explanation = self.method.explain(subject, asked, self.method.prepare(subject, asked))
-        return found
+        asked = replace(self.ask, subject=subject, wanted=wanted, output=None, memo=None, _target=None, model_hash="")
+        deadline.check()
+        return self._read(self.method.explain(subject, asked, self.method.prepare(subject, asked)), asked)
+
+    def inside(self) -> Judged:
+        """The same about the values of the explained layer as the input; the method fits anew what it fits."""
+        asked = self.ask.inside()
+        return Judged(self.method, asked.subject, asked, self.result, self.read)
+
+    def _read(self, found: Any, asked: Ask) -> Explanation:
+        result: Explanation = found if self.read is None else self.read(found, asked)
+        return result
 
 
 def replace_model(subject: Subject, model: Any) -> Subject:
     """The same way of calling, with another model."""
-    return Subject(model, **{k: getattr(subject, k) for k in Subject.__dataclass_fields__ if k != "model"})
+    return type(subject)(model, **{k: getattr(subject, k) for k in Subject.__dataclass_fields__ if k != "model"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +100,6 @@ class Evaluation(Method, abc.ABC):
 
     wants: ClassVar[tuple[str, ...]] = ("attribution",)
     own: ClassVar[tuple[str, ...]] = ()
-    asks_again: ClassVar[bool] = False  # whether measuring asks the method many times more
 
     @property
     def claims(self) -> tuple[str, ...]:
@@ -104,6 +113,10 @@ class Evaluation(Method, abc.ABC):
     @abc.abstractmethod
     def measure(self, subject: Subject, ask: Ask, judged: Judged) -> Measure:
         """The measurement of what the held method answered."""
+
+    def asks(self, judged: Judged) -> tuple[int, int]:
+        """How often, at least, measuring asks the method again about all rows, and how often it fits it anew."""
+        return 0, 0
 
     def check(self, ask: Ask, own: Mapping[str, Any]) -> None:
         """Raise where settings, inputs or the measurement's own data are wrong."""

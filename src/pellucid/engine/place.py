@@ -133,6 +133,18 @@ def embeddings(run: Callable[[], Any], model: nn.Module, inputs: Sequence[Tensor
     return found
 
 
+def embedding(model: nn.Module | None) -> str | None:
+    """Where rows of tokens are explained: the model's one embedding, as their numbers can't be changed a little."""
+    if model is None:
+        return None
+    named: Any = getattr(model, "get_input_embeddings", None)
+    found = [(name, part) for name, part in model.named_modules() if isinstance(part, nn.Embedding)]
+    if callable(named):
+        chosen = named()
+        found = [(name, part) for name, part in model.named_modules() if part is chosen]
+    return found[0][0] if len(found) == 1 else None
+
+
 class _Watch:
     """The hooks of one pass: they count calls and act at the places asked for."""
 

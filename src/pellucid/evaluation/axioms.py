@@ -62,8 +62,6 @@ class InputInvarianceTest(Evaluation):
     moved: str | Method | None = None
     tolerance: float = 1e-4
 
-    asks_again: ClassVar[bool] = True
-
     card: ClassVar[Card] = Card(
         name="input-invariance-test",
         title="Input invariance test",

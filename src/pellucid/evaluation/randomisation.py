@@ -72,8 +72,6 @@ class ModelRandomisationTest(Evaluation):
     draws: int = 3
     limit: float = 0.5
 
-    asks_again: ClassVar[bool] = True
-
     card: ClassVar[Card] = Card(
         name="model-randomization-test",
         title="Model randomisation test",
@@ -100,6 +98,12 @@ class ModelRandomisationTest(Evaluation):
                 raise MethodError("The 'layers' must be a tuple of names, or None", got=repr(self.layers))
             assert ask.subject.module is not None
             redrawing.layers(ask.subject.module, self.layers)
+
+    def asks(self, judged: Judged) -> tuple[int, int]:
+        module = judged.subject.module
+        layers = self.layers or (redrawing.layers(module) if module is not None else ())
+        count = 1 + self.draws * len(layers)
+        return count, count
 
     def measure(self, subject: Subject, ask: Ask, judged: Judged) -> Measure:
         twin = self.twin(subject)

@@ -77,8 +77,6 @@ class DataRandomisationTest(Evaluation):
 
     own: ClassVar[tuple[str, ...]] = ("rows", "recipe")
 
-    asks_again: ClassVar[bool] = True
-
     card: ClassVar[Card] = Card(
         name="data-randomization-test",
         title="Data randomisation test",

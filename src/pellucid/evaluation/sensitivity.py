@@ -25,8 +25,9 @@ BALLS = ("l2", "linf")
 class MaxSensitivity(Evaluation):
     """How far can the explanation move while the input stays within a small radius?
 
-    ``max ‖φ(x + δ) - φ(x)‖₂ over ‖δ‖ ≤ radius``, in the units of the values; the target of each row is kept. What is
-    found is a lower bound, whatever the search: the largest change among the points that were asked about.
+    ``max ‖φ(x + δ) - φ(x)‖₂ over ‖δ‖ ≤ radius``, in the units of the values, or as a share of ‖φ(x)‖, by which methods
+    of different units can be compared; the target of each row is kept. What is found is a lower bound, whatever the
+    search: the largest change among the points that were asked about.
 
     - search="sampling": points drawn evenly from the ball, as in the paper.
     - search="ascent": from the sampled point with the largest change, δ follows the change of the explanation twice per
@@ -45,6 +46,9 @@ class MaxSensitivity(Evaluation):
         ball: "l2" or "linf" (each value moves by at most the radius).
         samples: points that are drawn.
         steps: of the ascent.
+        relative: give the share of ‖φ(x)‖ in ``values``; NaN where φ(x) is zero everywhere.
+
+    Token ids can't be moved: where a layer is explained, its values are moved instead.
 
     Cost: ``samples`` + 1 explanations, and 2 ``steps`` + 1 more for the ascent.
     Known failure: where the score itself moves much within the radius a faithful explanation must move too. A method that
@@ -63,8 +67,7 @@ class MaxSensitivity(Evaluation):
     ball: str = "l2"
     samples: int = 10
     steps: int = 10
-
-    asks_again: ClassVar[bool] = True
+    relative: bool = False
 
     card: ClassVar[Card] = Card(
         name="max-sensitivity",
@@ -89,11 +92,19 @@ class MaxSensitivity(Evaluation):
         whole(samples=(self.samples, 2), steps=(self.steps, 1))
         if isinstance(self.radius, bool) or not isinstance(self.radius, int | float) or not self.radius > 0:
             raise MethodError("The 'radius' must be a number above 0", got=repr(self.radius))
-        if not ask.inputs.explained:
+        if not isinstance(self.relative, bool):
+            raise MethodError("The 'relative' must be True or False", got=repr(self.relative))
+        if not ask.inputs.explained and ask.layer is None:
             got = ", ".join(str(x.dtype) for x in ask.inputs.tensors)
             raise InputError("The 'inputs' must have a floating tensor, which can be moved a little", got=got)
 
+    def asks(self, judged: Judged) -> tuple[int, int]:
+        return self.samples + (2 * self.steps + 1 if self.search == "ascent" else 0), 0
+
     def measure(self, subject: Subject, ask: Ask, judged: Judged) -> Measure:
+        if not ask.inputs.explained:
+            judged = judged.inside()
+            ask = judged.ask
         here, count = _flat(judged.parts), self.samples
         sizes = torch.empty(len(here), count, dtype=torch.float64)
         start = torch.empty(len(here), sum(x[0].numel() for x in ask.inputs.floats), dtype=torch.float64)
@@ -111,9 +122,9 @@ class MaxSensitivity(Evaluation):
             "standard_error": sizes.std(1) / count**0.5,
             "gain": found - most,
         }
-        return Measure(
-            values=found, better="lower", unit="change of the values", facts=facts, source={"overall": overall(found)}
-        )
+        share = torch.where(length > 0, facts["relative"], torch.nan)
+        values, unit = (share, "share of the values") if self.relative else (found, "change of the values")
+        return Measure(values=values, better="lower", unit=unit, facts=facts, source={"overall": overall(values)})
 
     def _climb(self, judged: Judged, here: Tensor, move: Tensor, most: Tensor) -> Tensor:
         """The largest change found from `move` on, per row."""

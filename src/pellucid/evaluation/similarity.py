@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pellucid.contract import tensors
+from pellucid.engine.ranks import pearson, rank_correlation
 
 __all__: list[str] = []
 
@@ -47,26 +48,6 @@ def steady(values: Tensor) -> Tensor:
     step = here.abs().flatten(1).amax(1).reshape(-1, *[1] * (here.dim() - 1)) * fine
     step = torch.where(step > 0, step, 1.0)
     return (here / step).round() * step
-
-
-def ranks(x: Tensor) -> Tensor:
-    """The rank of each entry in its row, from 1; equal entries share the mean of theirs."""
-    ordered = x.sort(dim=1).values.contiguous()
-    below = torch.searchsorted(ordered, x.contiguous(), side="left")
-    upto = torch.searchsorted(ordered, x.contiguous(), side="right")
-    return (below + upto + 1).double() / 2
-
-
-def pearson(first: Tensor, second: Tensor) -> Tensor:
-    """The correlation of the rows of (rows, n) tensors; NaN where all entries of either are equal."""
-    a, b = (x - x.mean(1, keepdim=True) for x in (first, second))
-    size = a.square().sum(1).sqrt() * b.square().sum(1).sqrt()
-    return torch.where(size > 0, (a * b).sum(1) / size, torch.nan).clamp(-1, 1)
-
-
-def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
-    """Spearman's: the correlation of ranks."""
-    return pearson(ranks(first), ranks(second))
 
 
 def structural_similarity(first: Tensor, second: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import math
 from typing import Any, TypeGuard
 
 import numpy as np
+import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
@@ -39,16 +40,16 @@ def figure(result: Measure, wanted: Options) -> Figure:
     draw.head(whole, wanted.headed, f"{counted(len(values), 'method')} compared{f'; {left} not drawn' if left else ''}")
     draw.foot(
         whole,
-        "Darker is a better rank. Figures are means over the rows; a dash where there is none, with the reason in words.",
+        "Darker is a better rank. Figures are means over the rows ± half their 95 % interval; a dash where there is none, "
+        "with the reason in words.",
     )
     return whole
 
 
 def _order(result: Measure) -> list[int]:
-    """The methods by their mean rank, those without a figure last."""
-    rank = result.parts["rank"].double()
-    mean = rank.nan_to_num(0).sum(1) / rank.isfinite().sum(1)
-    return sorted(range(len(rank)), key=lambda i: (not math.isfinite(mean[i]), float(mean[i].nan_to_num()), i))
+    """The methods by their median rank, those without some figure behind those with all, those without any last."""
+    middle, gaps = _middle(result), (~result.parts["rank"].isfinite()).sum(1).tolist()
+    return sorted(range(len(middle)), key=lambda i: (not math.isfinite(middle[i]), middle[i], gaps[i], i))
 
 
 def _table(axes: Any, result: Measure, shown: list[int], names: list[str], metrics: list[str]) -> None:
@@ -61,9 +62,9 @@ def _table(axes: Any, result: Measure, shown: list[int], names: list[str], metri
     for i, j in np.ndindex(*values.shape):
         known = math.isfinite(values[i, j])
         dark = known and math.isfinite(rank[i, j]) and shade[i, j] < 0.45
-        text = number(float(values[i, j])) if known else "–"
+        text = cell(result, shown[i], j)
         colour = "white" if dark else "#22262e"
-        draw.note(axes, j, i, text, fontsize=7, ha="center", va="center", color=colour, longest=12)
+        draw.note(axes, j, i, text, fontsize=7, ha="center", va="center", color=colour, longest=24)
     draw.bare(axes)
     draw.labels(axes.yaxis, range(len(names)), names, longest=34)
     better = result.source["comparison"]["better"]
@@ -109,6 +110,10 @@ def account(result: Measure, wanted: Options) -> Account:
         if order:
             best = [f"{clean(told['methods'][i])} ({_with_interval(result, i, j)})" for i in order[:3]]
             lines.append(f"By {clean(metric)}, where {ARROWS[told['better'][metric]]}, the first are {listed(best)}.")
+    for one, other, r in disagreeing(result):
+        lines.append(
+            f"{clean(one)} and {clean(other)} put the methods in opposite orders (rank correlation {number(r)})."
+        )
     for method, reasons in told["refused"].items():
         for metric, why in reasons.items():
             about = (
@@ -122,7 +127,8 @@ def account(result: Measure, wanted: Options) -> Account:
             f"{clean(method)} has no figure for {listed([f'row {r}' for r in rows[:8]])}; the means are without them."
         )
     first = clean(told["recommended"])
-    believed = f"{first} has the best median rank. " if first else ""
+    why = clean(told["reason"], 400)
+    believed = f"Recommended is {first}: {why}. " if first else f"None is recommended: {why}. "
     return Account(
         asked="Which explanation of this model can be believed most?",
         mattered=tuple(lines),
@@ -141,12 +147,38 @@ def _with_interval(result: Measure, i: int, j: int) -> str:
     return number(float(result.values[i, j])) + between
 
 
+def cell(result: Measure, i: int, j: int) -> str:
+    """A figure with half its interval, or a dash."""
+    value, high = float(result.values[i, j]), float(result.parts["high"][i, j])
+    if not math.isfinite(value):
+        return "–"
+    return f"{number(value)} ± {(high - value):.1g}" if math.isfinite(high) else number(value)
+
+
+def disagreeing(result: Measure) -> list[tuple[str, str, float]]:
+    """The pairs of metrics whose ranks of the methods go against each other, the most opposed first."""
+    names, found = result.source["comparison"]["metrics"], result.parts["metric_agreement"]
+    pairs = [(names[j], names[i], float(found[i, j])) for i in range(len(names)) for j in range(i)]
+    return sorted((p for p in pairs if p[2] < 0), key=lambda p: p[2])
+
+
 def table(result: Measure) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Headings and lines of the table as text, best mean rank first."""
+    """Headings and lines of the table as text, best median rank first, then what has no figure, with the reason."""
     told = result.source["comparison"]
     lines = []
     for i in _order(result):
         name = told["methods"][i]
-        figures = [number(float(v)) if math.isfinite(v) else "–" for v in result.values[i].tolist()]
-        lines.append((name, *figures, told["refused"].get(name, {}).get("", "")))
-    return ("method", *told["metrics"], "does not fit"), lines
+        figures = [cell(result, i, j) for j in range(result.values.shape[1])]
+        why = told["refused"].get(name, {})
+        reasons = "; ".join(f"{metric}: {text}" if metric else text for metric, text in why.items())
+        middle = _middle(result)[i]
+        lines.append((name, number(middle) if math.isfinite(middle) else "–", *figures, reasons))
+    return ("method", "median rank", *told["metrics"], "does not fit"), lines
+
+
+def _middle(result: Measure) -> list[float]:
+    """Each method's median rank over the metrics that have a say."""
+    told = result.source["comparison"]
+    counted = torch.tensor([told["about"][m].get("quality") != "simplicity" for m in told["metrics"]])
+    rank = result.parts["rank"][:, counted] if bool(counted.any()) else result.parts["rank"]
+    return [float(r[r.isfinite()].quantile(0.5)) if bool(r.isfinite().any()) else math.nan for r in rank.double()]

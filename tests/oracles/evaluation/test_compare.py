@@ -13,8 +13,9 @@ from torch import nn
 import pellucid as px
 from pellucid.contract import Attribution, Card, Method
 from pellucid.contract.errors import InputError, MethodError, TargetError
-from pellucid.engine.comparison import ranks
+from pellucid.engine.ranks import placed
 from pellucid.evaluation import InsertionDeletion
+from pellucid.evaluation.comparing_column import Run, rounded
 
 DOUBLE = {"dtype": torch.float64}
 METRICS = {
@@ -67,9 +68,10 @@ def test_figures_are_those_of_each_metric_by_itself():
             alone = px.explain(net, x, InsertionDeletion(of=method, way=metric.way, features="element"), target=target)
             assert torch.allclose(found.parts["rows"][i, j], alone.values, atol=1e-12)
             mean, error = np.mean(alone.values.numpy()), stats.sem(alone.values.numpy())
+            low, high = stats.t.interval(0.95, 6, mean, error)
             assert found.values[i, j].item() == pytest.approx(mean)
-            assert found.parts["low"][i, j].item() == pytest.approx(mean - 1.96 * error)
-            assert found.parts["high"][i, j].item() == pytest.approx(mean + 1.96 * error)
+            assert found.parts["low"][i, j].item() == pytest.approx(low)
+            assert found.parts["high"][i, j].item() == pytest.approx(high)
 
 
 def test_ranks_and_the_recommendation():
@@ -80,8 +82,8 @@ def test_ranks_and_the_recommendation():
     assert np.allclose(found.parts["rank"][:, 1].numpy(), stats.rankdata(-found.values[:, 1].numpy()))
     assert told["recommended"] == METHODS[int(found.parts["rank"].quantile(0.5, dim=1).argmin())]
     values = torch.tensor([2.0, torch.nan, 1.0, 2.0])
-    assert ranks(values, "lower").nan_to_num(-1).tolist() == [2.5, -1.0, 1.0, 2.5]
-    assert bool(ranks(values, "neither").isnan().all())
+    assert placed(values, "lower").nan_to_num(-1).tolist() == [2.5, -1.0, 1.0, 2.5]
+    assert bool(placed(values, "neither").isnan().all())
 
 
 def test_agreement_is_spearmans_correlation():
@@ -142,7 +144,7 @@ def test_begun_again_it_takes_what_was_done_and_gives_the_same(tmp_path, monkeyp
     whole = px.compare(net, x, METHODS, METRICS)
     px.compare(net, x, METHODS[:2], METRICS, folder=tmp_path)  # as if it had been killed after two
     asked = []
-    monkeypatch.setattr("pellucid.evaluation.comparing._explained", _counting(asked))
+    monkeypatch.setattr(Run, "_explained", _counting(asked))
     again = px.compare(net, x, METHODS, METRICS, folder=tmp_path)
     assert asked == ["vanilla-gradient"]
     assert torch.equal(again.values, whole.values)
@@ -154,11 +156,11 @@ def test_begun_again_it_takes_what_was_done_and_gives_the_same(tmp_path, monkeyp
 
 
 def _counting(asked):
-    from pellucid.evaluation.comparing import _explained
+    real = Run._explained
 
-    def explained(subject, ask, method, metrics):
+    def explained(run, method, watch, column):
         asked.append(method.card.name)
-        return _explained(subject, ask, method, metrics)
+        return real(run, method, watch, column)
 
     return explained
 
@@ -209,19 +211,201 @@ def test_the_command_prints_the_table(capsys):
     assert len(json.loads(capsys.readouterr().out)["source"]["comparison"]["means"]) == 3
 
 
-def test_metrics_that_ask_again_are_left_out_where_that_would_take_long():
-    metrics = ["insertion-deletion", "max-sensitivity"]
-    found = px.compare(Net(), drawn(2, 6), ["gradient-x-input"], metrics, patience=0.0)
-    told = found.source["comparison"]["refused"]["gradient-x-input"]
-    assert list(told) == ["max-sensitivity"]
-    assert "patience" in told["max-sensitivity"]
-    patient = px.compare(Net(), drawn(2, 6), ["gradient-x-input"], metrics, patience=60.0)
-    assert patient.source["comparison"]["refused"] == {}
+class Clock:
+    """Time that only a method turns."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr("pellucid.engine.deadline.time.perf_counter", lambda: self.now)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slow(Method):
+    """Takes so many seconds for fitting and so many for each row, and tells how far it is."""
+
+    fitting: float = 0.0
+    row: float = 1.0
+    tells: bool = True
+    clock: ClassVar[Clock | None] = None
+
+    card: ClassVar[Card] = Card(
+        name="test-slow", title="Slow", question="What?", form="attribution", scope="local", citation="none"
+    )
+
+    def prepare(self, subject, ask):
+        self.clock.now += self.fitting
+
+    def explain(self, subject, ask, state):
+        with ask.progress.bar(ask.inputs.rows, "slow") as tell:
+            for _ in range(ask.inputs.rows):
+                self.clock.now += self.row
+                tell(1) if self.tells else None
+        subject.scores(ask.inputs)
+        return Attribution(values=ask.inputs.floats[0].clone())
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    made = Clock(monkeypatch)
+    monkeypatch.setattr(Slow, "clock", made)
+    return made
+
+
+def refusals(methods, **settings):
+    found = px.compare(Net(), drawn(20, 6), methods, ["insertion-deletion", "max-sensitivity"], **settings)
+    return found.source["comparison"]["refused"]
+
+
+def test_what_takes_longer_than_the_budget_is_stopped_soon_and_listed_with_one_that_includes_it(clock):
+    told = refusals({"slow": Slow()}, budget=10.0)["slow"]
+    assert told == {"": "it would take about 20 s: budget=30 includes it"}
+    assert clock.now <= 3.0  # the pace is known from the second row on
+    clock.now = 0.0
+    told = refusals({"silent": Slow(tells=False)}, budget=10.0)["silent"]
+    assert told == {"": "it takes more than 10 s: a larger budget includes it"}
+    assert "" not in refusals({"slow": Slow()}, budget=30.0).get("slow", {})
+    assert refusals({"slow": Slow()}, budget=None) == {}
+
+
+def test_metrics_that_ask_again_are_left_out_where_that_would_take_long(clock):
+    """Ten explanations of all rows, each as long as the first; what was fitted once is not fitted again for them."""
+    told = refusals({"slow": Slow(row=0.1), "fits": Slow(fitting=8.0, row=0.01)}, budget=10.0)
+    assert told == {"slow": {"max-sensitivity": "it would take about 20 s: budget=30 includes it"}}
+
+
+def test_the_budget_that_is_named_is_round():
+    assert [rounded(x) for x in (0.2, 4.01, 29.1, 213.0, 4400.0)] == [0.2, 4.1, 30.0, 220.0, 4400.0]
+
+
+def test_ctrl_c_keeps_what_is_done_and_a_larger_budget_asks_again_for_what_was_left_out(tmp_path, clock):
+    net, x = Net(), drawn(20, 6)
+    methods = {"quick": "gradient-x-input", "slow": Slow(), "stop": Interrupted()}
+    with pytest.raises(KeyboardInterrupt):
+        px.compare(net, x, methods, METRICS, folder=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+    before = clock.now
+    del methods["stop"]
+    again = px.compare(net, x, methods, METRICS, folder=tmp_path)
+    assert clock.now == before
+    assert "budget=30" in again.source["comparison"]["refused"]["slow"][""]
+    more = px.compare(net, x, methods, METRICS, folder=tmp_path, budget=30.0)
+    assert more.source["comparison"]["refused"] == {}
+    assert clock.now > before + 19
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interrupted(Method):
+    """Somebody presses Ctrl-C meanwhile."""
+
+    card: ClassVar[Card] = Card(
+        name="test-interrupted", title="Stop", question="What?", form="attribution", scope="local", citation="none"
+    )
+
+    def explain(self, subject, ask, state):
+        raise KeyboardInterrupt
 
 
 def test_the_default_metrics_are_of_several_kinds():
-    found = px.compare(Net(), drawn(3, 6, seed=5), ["gradient-x-input"], patience=60.0)
+    found = px.compare(Net(), drawn(3, 6, seed=5), ["gradient-x-input"], budget=None)
     told = found.source["comparison"]
-    assert told["metrics"] == ["deletion", "insertion", "sensitivity-n", "max-sensitivity", "randomisation"]
+    assert told["metrics"] == [
+        *("deletion", "insertion", "sensitivity-n", "max-sensitivity", "randomisation", "sparsity")
+    ]
+    qualities = {about["quality"] for about in told["about"].values()}
+    assert qualities == {"faithfulness", "stability", "sanity", "simplicity"}
+    assert all(about["cost"] and about["assumption"] for about in told["about"].values())
     assert told["refused"] == {}
     assert bool(found.values.isfinite().all())
+
+
+@pytest.mark.parametrize("budget", [0, -1.0, True, "10", float("nan")])
+def test_a_budget_that_is_no_time_is_refused(budget):
+    with pytest.raises(InputError, match="budget"):
+        px.compare(lambda x: x, drawn(2, 6), METHODS, METRICS, budget=budget)
+
+
+def test_what_metrics_ask_alike_for_every_method_is_asked_once():
+    """Sensitivity-n draws the same subsets for every method: the second method adds its explanation alone."""
+    x, metric = drawn(3, 6), {"n": px.evaluation.SensitivityN(features="element")}
+
+    def cost(*methods):
+        net, asked = Net(), []
+
+        def call(model, value):
+            asked.append(len(value))
+            return model(value)
+
+        found = px.compare(px.Subject(net, call=call), x, list(methods), metric)
+        return sum(asked), found.parts["rows"]
+
+    one, alone = cost("gradient-x-input")
+    two, both = cost("gradient-x-input", "feature-ablation")
+    assert one > 60
+    assert two - one <= 3 * 7 + 7
+    assert torch.equal(both[0], alone[0])
+    apart = px.explain(Net(), x, px.evaluation.SensitivityN(of="feature-ablation", features="element"))
+    assert torch.allclose(both[1, 0], apart.values, atol=1e-12)
+
+
+def test_maps_of_a_layer_are_enlarged_also_where_a_metric_asks_again():
+    net = nn.Sequential(nn.Conv2d(2, 3, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(27, 2)).double().eval()
+    for number, p in enumerate(net.parameters()):
+        p.data = drawn(*p.shape, seed=number).abs()  # so that no map is empty
+    found = px.compare(net, drawn(2, 2, 8, 8).abs(), ["grad-cam"], ["max-sensitivity", "model-randomization-test"])
+    assert not found.source["comparison"]["refused"]
+    assert bool(found.values.isfinite().all())
+
+
+class Reader(nn.Module):
+    """Token ids, an embedding, and a line over tanh of the words."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.last = nn.Embedding(9, 4, **DOUBLE), nn.Linear(4, 2, **DOUBLE)
+        for number, p in enumerate(self.parameters()):
+            p.data = drawn(*p.shape, seed=number)
+        self.eval()
+
+    def forward(self, ids):
+        return self.last(torch.tanh(self.words(ids)).sum(1))
+
+
+def test_tokens_are_explained_and_measured_at_the_embedding():
+    net, ids = Reader(), torch.tensor([[1, 2, 3, 4, 5], [5, 6, 7, 8, 1]])
+    methods = ["gradient-x-input", "integrated-gradients", "feature-ablation"]
+    found = px.compare(net, ids, methods)
+    told = found.source["comparison"]
+    assert found.source["layer"] == "words"
+    assert told["refused"] == {}
+    assert bool(found.values.isfinite().all())
+    for i, method in enumerate(methods):
+        metric = InsertionDeletion(of=method)
+        assert torch.allclose(found.parts["rows"][i, 0], px.explain(net, ids, metric, layer="words").values, atol=1e-12)
+    named = px.compare(net, ids, methods, layer="words")
+    assert torch.equal(named.values, found.values)
+
+
+def test_a_layer_can_be_named():
+    net, x = Net(), drawn(3, 6)
+    found = px.compare(net, x, ["gradient-x-input"], METRICS, layer="first")
+    alone = px.explain(net, x, InsertionDeletion(of="gradient-x-input", features="element"), layer="first")
+    assert torch.allclose(found.parts["rows"][0, 0], alone.values, atol=1e-12)
+    assert found.source["layer"] == "first"
+
+
+def test_intervals_that_lie_apart_keep_their_order_under_other_seeds():
+    """The scorecard's order is stable under reseeding within the intervals that it states."""
+    net, x = Net(), drawn(12, 6, seed=5)
+    methods = [*METHODS, "smoothgrad", "shapley-sampling", "kernel-shap", "lime"]
+    runs = [px.compare(net, x, methods, "default", seed=seed, target=0) for seed in range(4)]
+    low, high = runs[0].parts["low"], runs[0].parts["high"]
+    apart = [
+        (i, j, k)
+        for k in range(low.shape[1])
+        for i in range(len(methods))
+        for j in range(len(methods))
+        if high[i, k] < low[j, k]
+    ]
+    assert len(apart) >= 20
+    for run in runs[1:]:
+        assert all(run.values[i, k] < run.values[j, k] for i, j, k in apart)
