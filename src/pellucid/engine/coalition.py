@@ -69,7 +69,7 @@ class Game:
 
     def _key(self, present: Tensor, rows: Tensor) -> bytes:
         """What the worth depends on beside the question itself."""
-        digest = hashlib.blake2b(digest_size=16)
+        digest = hashlib.blake2b(type(self).__qualname__.encode(), digest_size=16)
         for x in (present, rows, *self.features.labels, *self.fills):
             digest.update(f"{tuple(x.shape)}{x.dtype}".encode())
             digest.update(x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

@@ -1,5 +1,6 @@
 """A comparison against its parts: each metric by itself, intervals, ranks and correlations by other programs."""
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from typing import ClassVar
@@ -345,6 +346,17 @@ def test_what_metrics_ask_alike_for_every_method_is_asked_once():
     assert torch.equal(both[0], alone[0])
     apart = px.explain(Net(), x, px.evaluation.SensitivityN(of="feature-ablation", features="element"))
     assert torch.allclose(both[1, 0], apart.values, atol=1e-12)
+
+
+def test_what_is_shared_is_one_question_alone():
+    """Other fills are other questions, also where what is gone is the same."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 2)).double().eval()
+    x, fills = drawn(2, 1, 6, 6), (0.0, "mean", "imputed", 1.5)
+    metrics = {str(b): InsertionDeletion(baseline=b, features="element") for b in fills}
+    found = px.compare(net, x, ["gradient-x-input"], metrics)
+    for k, metric in enumerate(metrics.values()):
+        alone = px.explain(net, x, dataclasses.replace(metric, of="gradient-x-input"))
+        assert torch.equal(found.parts["rows"][0, k], alone.values)
 
 
 def test_maps_of_a_layer_are_enlarged_also_where_a_metric_asks_again():

@@ -82,7 +82,8 @@ def test_what_can_not_be_measured_is_named_and_the_others_are():
 
 
 @pytest.mark.parametrize(
-    "settings", [{"figure": "rules"}, {"only": ("rules",)}, {"only": "deletion"}, {"only": ("deletion",), "figure": "insertion"}]
+    "settings",
+    [{"figure": "rules"}, {"only": ("rules",)}, {"only": "deletion"}, {"only": ("deletion",), "figure": "insertion"}],
 )
 def test_proxies_of_another_form_are_refused(settings):
     def model(rows):
