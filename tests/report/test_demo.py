@@ -48,7 +48,7 @@ def test_the_decisions_are_the_networks_own_and_two_are_wrong(demo: str) -> None
 
 def test_maps_stand_side_by_side_with_their_claims(demo: str) -> None:
     page = Page(demo)
-    cases = demo.count('id="case-')
+    cases = demo.count('<section class="block case')
     assert demo.count('<article class="panel') == cases * sum(name not in _missing(demo) for name in MAPS)
     assert demo.count("What this map can and can’t support") == demo.count('<article class="panel')
     assert all(attributes.get("alt") for tag, attributes in page.tags if tag == "img")

@@ -50,6 +50,7 @@ ELEMENTS = {
         "dd",
         "svg",
         "rect",
+        "code",
     ],
 }
 ATTRIBUTES = {

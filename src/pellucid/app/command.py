@@ -22,6 +22,8 @@ COMMANDS = {
     "compare": "Measure several methods on the same rows: a table, with what does not fit and why.",
     "advise": "Say which explanation to ask for, with its cost on this model, and why not the others.",
     "report": "Write a page about a model's answers for some inputs.",
+    "record": "Show a decision record, or set down that a person decided otherwise.",
+    "replay": "Compute everything in a decision record again, and say what is as it was.",
 }
 HELP = """Understand a trained network, and know how far each explanation can be believed.
 

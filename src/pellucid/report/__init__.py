@@ -11,7 +11,10 @@ from types import ModuleType
 from typing import Any
 
 from pellucid.report.digits import demo
-from pellucid.report.sections import Section, page, save
+from pellucid.report.record import override, read
+from pellucid.report.replay import Replay, replay
+from pellucid.report.schema import schema
+from pellucid.report.sections import Section, Table, page, save
 from pellucid.report.story import write
 from pellucid.report.trust_congruence import Congruence, Side, congruence, to_mark
 from pellucid.report.trust_limits import Limits, limits
@@ -19,17 +22,23 @@ from pellucid.report.trust_necessity import Necessity, necessity
 
 __all__ = [
     "Congruence",
-    "Side",
-    "congruence",
-    "to_mark",
     "Limits",
     "Necessity",
+    "Replay",
     "Section",
+    "Side",
+    "Table",
+    "congruence",
     "demo",
     "limits",
     "necessity",
+    "override",
     "page",
+    "read",
+    "replay",
     "save",
+    "schema",
+    "to_mark",
     "write",
 ]
 

@@ -46,7 +46,10 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """One method's picture of one row, with what was measured of it and what it can and can't support."""
+    """One method's picture of one row, with what was measured of it and what it can and can't support.
+
+    `number` is that of the result on the page.
+    """
 
     title: str
     question: str
@@ -58,11 +61,12 @@ class Panel:
     limits: Sequence[str]
     figures: Sequence[tuple[str, str]]
     wide: bool = False
+    number: int = 0
 
 
 @dataclass(kw_only=True, eq=False)
 class Case:
-    """Everything a page says of one row."""
+    """Everything a page says of one row. `more` holds further computed figures by name, as they go on record."""
 
     number: int
     answer: Answer
@@ -82,7 +86,10 @@ class Case:
     near_words: str = ""
     near_verdicts: Sequence[Verdict] = ()
     near_limits: Sequence[str] = ()
+    near_number: int = 0
     path: str = ""
+    path_number: int = 0
+    more: dict[str, Any] = field(default_factory=dict)
 
     @property
     def anchor(self) -> str:
@@ -205,7 +212,7 @@ def add_why(made: Case, found: Why | None, row: Tensor, classes: Sequence[str], 
         )
 
 
-def panel(result: Attribution, row: int, *, own_title: str = "") -> Panel:
+def panel(result: Attribution, row: int, *, number_of: int = 0) -> Panel:
     """One method's map of one row."""
     single = only(result, row)
     card, found = card_of(result), parts.parts(single)
@@ -225,7 +232,7 @@ def panel(result: Attribution, row: int, *, own_title: str = "") -> Panel:
     else:
         picture, scale = _drawn(single, ""), parts.unit(result)
     return Panel(
-        title=own_title or title_of(result),
+        title=title_of(result),
         question=card.question if card else "",
         picture=picture,
         scale=scale,
@@ -235,6 +242,7 @@ def panel(result: Attribution, row: int, *, own_title: str = "") -> Panel:
         limits=card.limits if card else (),
         figures=_figures(single),
         wide=not pixels,
+        number=number_of,
     )
 
 
@@ -248,9 +256,10 @@ def _figures(result: Explanation) -> list[tuple[str, str]]:
     return [*(rows[0].items() if rows else ()), *engineer.provenance(result)]
 
 
-def add_near(made: Case, result: Examples, row: int, *, ink: bool = False) -> None:
+def add_near(made: Case, result: Examples, row: int, *, ink: bool = False, number_of: int = 0) -> None:
     """The nearest cases, as pictures where they are images and as a drawn table otherwise."""
     single, card = only(result, row), card_of(result)
+    made.near_number = number_of
     made.near_title = card.question if card else "Which cases explain it?"
     made.near_words = examples.neighbours(single, 0)
     from pellucid.show.facts import verdicts

@@ -13,9 +13,10 @@ from pellucid.engine.batch import DEFAULT_CPU, Progress
 from pellucid.engine.guard import untouched
 from pellucid.engine.inputs import as_inputs
 from pellucid.report.case import Case
+from pellucid.report.dossier import Question, build
 from pellucid.report.run import run
 from pellucid.report.sections import free, save
-from pellucid.report.story import Story, about, build, whole
+from pellucid.report.story import Story, about, whole
 from pellucid.show.answer import confidence
 from pellucid.show.words import counted, number
 
@@ -55,7 +56,8 @@ def demo(path: str | Path = "demo.html", *, progress: Any = True, overwrite: boo
     chosen, truths = inputs[rows], labels[rows].tolist()
     with Progress(progress).bar(len(MAPS) + len(OTHERS) + 1, "demo") as step:
         found = run(subject, chosen, [*MAPS, *OTHERS], step, data=world, seed=seed)
-        cases = build(subject, chosen, found, truths, seed, explain_why=True, ink=True)
+        put = Question(inputs=chosen, methods=[*MAPS, *OTHERS], truths=truths, seed=seed, ink=True)
+        cases = build(subject, put, found).cases
         step(1)
     hero = _hero(cases)
     mistakes = int((shares.argmax(1) != labels).sum())

@@ -13,6 +13,7 @@ from pellucid.report.trust_faithful import faithful
 from pellucid.show.words import clean, placeless
 
 Step = Callable[[int], Any]
+PRIVATE = "it shows rows of the data, which are private"
 
 
 @dataclass(eq=False)
@@ -27,8 +28,13 @@ class Found:
         return [r for r in self.results if r.form in forms]
 
 
-def run(subject: Subject, inputs: Any, methods: Sequence[Any], step: Step, **asked: Any) -> Found:
-    """Explain by each method; `asked` goes to `explain`, with `layers` from method names to the place each wants."""
+def run(
+    subject: Subject, inputs: Any, methods: Sequence[Any], step: Step, *, private: bool = False, **asked: Any
+) -> Found:
+    """Explain by each method; `asked` goes to `explain`, with `layers` from method names to the place each wants.
+
+    With `private`, methods that show rows of the data are left out, with that as the reason.
+    """
     found, layers, data = Found(), asked.pop("layers", {}), asked.pop("data", None)
     for given in methods:
         step(1)
@@ -38,11 +44,17 @@ def run(subject: Subject, inputs: Any, methods: Sequence[Any], step: Step, **ask
             continue
         try:
             method = as_method(given)
+            if private and method.card.form == "examples":
+                found.missing.append((clean(name), PRIVATE))
+                continue
             # To a method that doesn't learn from examples, data would be the starting point it compares with.
             learns = {"data", "labels"} & set(method.card.needs)
             place = layers.get(name)
             given = data if learns else None
             result = explain(subject, inputs, method, layer=place, data=given, **asked)
+            if private and learns and getattr(result, "images", None) is not None:
+                found.missing.append((clean(name), PRIVATE))
+                continue
             found.results.append(faithful(subject, inputs, method, result, layer=place, data=given, **asked))
         except PellucidError as error:
             found.missing.append((clean(name), clean(placeless(error), 400)))

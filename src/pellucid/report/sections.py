@@ -12,15 +12,24 @@ from markupsafe import Markup
 from pellucid.contract import Explanation
 from pellucid.contract.errors import InputError
 from pellucid.contract.storage import is_special, write
-from pellucid.show import heard, options, pages, viewer
+from pellucid.show import Options, heard, options, pages, viewer
 
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A headed part of a page. `parts` are results, or text that is escaped."""
+    """A headed part of a page. `parts` are results, tables, lists of text, or text; all text is escaped."""
 
     heading: str
     parts: Sequence[Any] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Rows of text under headings; the first cell of a row names it. `caption` says what the table shows."""
+
+    caption: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
 
 
 def page(*sections: Any, title: str = "Explanations", audience: str = "layperson", **given: Any) -> str:
@@ -40,18 +49,29 @@ def page(*sections: Any, title: str = "Explanations", audience: str = "layperson
     """
     heard(audience)
     wanted = options(given)
-    body = []
-    for section in _sections(sections):
-        parts = []
-        for part in section.parts:
-            if isinstance(part, Explanation):
-                parts.append(pages.piece(part, viewer(part), audience, wanted, level=3 if section.heading else 2))
-            elif isinstance(part, str):
-                parts.append(Markup("<p>{}</p>").format(pages.clean(part, 4000)))
-            else:
-                raise InputError("The parts of a section must be results or text", got=type(part).__name__)
-        body.append(pages.section(section.heading, parts))
+    body = [_drawn(section, audience, wanted) for section in _sections(sections)]
     return pages.document(title, pages.render("plain.html", title=title, body=body))
+
+
+def drawn(section: Section, audience: str) -> Markup:
+    """A section as it stands on a page; whoever isn't a layperson gets the engineer's figures open."""
+    return _drawn(section, "layperson" if audience == "layperson" else "engineer", options({}))
+
+
+def _drawn(section: Section, audience: str, wanted: Options) -> Markup:
+    parts = []
+    for part in section.parts:
+        if isinstance(part, Explanation):
+            parts.append(pages.piece(part, viewer(part), audience, wanted, level=3 if section.heading else 2))
+        elif isinstance(part, Table):
+            parts.append(pages.render("table.html", table=part))
+        elif isinstance(part, list | tuple) and all(isinstance(line, str) for line in part):
+            parts.append(pages.render("lines.html", lines=part))
+        elif isinstance(part, str):
+            parts.append(Markup("<p>{}</p>").format(pages.clean(part, 4000)))
+        else:
+            raise InputError("The parts of a section must be results or text", got=type(part).__name__)
+    return pages.section(section.heading, parts)
 
 
 def _sections(given: Sequence[Any]) -> list[Section]:

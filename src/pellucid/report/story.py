@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from markupsafe import Markup
-from torch import Tensor
 
 import pellucid
-from pellucid.contract import Context, Explanation
-from pellucid.contract.errors import InputError
-from pellucid.engine import Subject, as_subject, predict
-from pellucid.engine.batch import DEFAULT_CPU, Progress
-from pellucid.engine.guard import untouched
-from pellucid.engine.inputs import as_inputs
-from pellucid.report.case import Case, add_near, add_why, case, panel
-from pellucid.report.run import Found, run, usual
-from pellucid.report.sections import free, save
-from pellucid.report.why import why
-from pellucid.show import heard, pages, viewer
-from pellucid.show.answer import answers
+from pellucid.contract import Explanation
+from pellucid.engine import Subject, as_subject
+from pellucid.engine.batch import Progress
+from pellucid.report.case import Case
+from pellucid.report.computed import NAMED, asked, computed, environment
+from pellucid.report.dossier import MOST, Dossier, compute, question
+from pellucid.report.privacy import log_lines, loggable
+from pellucid.report.record import altered, digest, now, sealed, text_of
+from pellucid.report.record import save as save_record
+from pellucid.report.run import Found
+from pellucid.report.sections import Section, drawn, free, save
+from pellucid.report.statements import sources, statements
+from pellucid.show import pages, viewer
 from pellucid.show.engineer import provenance
 from pellucid.show.options import Options
 
-MOST = 24
 INTRO = (
     "What the network answered, how sure it was, what moved it, and how far each explanation can be believed. "
     "Explanations are measured, not promised: beside each stands its own error."
 )
+TITLE = "What the network answered, and why"
+
+# What stands between the cases and the provenance: each function is given everything that was asked and computed, and
+# returns its sections, for `dossier.question.audience` to read. A new part of the page is one more function here.
+SECTIONS: list[Callable[[Dossier], Sequence[Section]]] = []
 
 
 @dataclass(kw_only=True, eq=False)
@@ -41,19 +44,23 @@ class Story:
     title: str
     intro: str
     cases: list[Case]
-    whole: list[Markup] = field(default_factory=list)
+    whole: list[tuple[int, Markup]] = field(default_factory=list)
     missing: list[tuple[str, str]] = field(default_factory=list)
     provenance: list[tuple[str, str]] = field(default_factory=list)
+    sections: list[Markup] = field(default_factory=list)
     hero: Case | None = None
     chosen: str = ""
     accuracy: str = ""
+    responsible: str = ""
+    contest: str = ""
+    seal: str = ""
 
     def html(self, audience: str) -> str:
         """The page."""
         body = pages.render(
             "report.html",
             **{name: getattr(self, name) for name in self.__dataclass_fields__},
-            open=audience == "engineer",
+            open=audience != "layperson",
             choices=any(c.answer.second_share is not None for c in self.cases),
             checks=any(c.check for c in self.cases),
             truths=any(c.truth for c in self.cases),
@@ -72,10 +79,18 @@ def write(
     labels: Any = None,
     path: str | Path = "report.html",
     audience: str = "layperson",
-    title: str = "What the network answered, and why",
+    title: str = TITLE,
     seed: int = 0,
+    record: bool | str | Path = False,
+    keep_inputs: bool = False,
+    responsible: str = "",
+    contest: str = "",
+    private: bool = False,
+    log: str | Path | None = None,
     overwrite: bool = False,
     progress: Any = False,
+    named: Mapping[str, str] | None = None,
+    names: Sequence[str] = (),
 ) -> Path:
     """Write one self-contained page that explains each row, and say where it is.
 
@@ -85,9 +100,20 @@ def write(
             are listed with the reason.
         labels: the true classes (N,), so that the page can say which answers are right.
         path: the file to write; never overwritten unless `overwrite`.
-        audience: "layperson" (figures for engineers are folded) or "engineer".
+        audience: "layperson" (figures for engineers are folded), "engineer" (they stand open) or "auditor" (with the
+            evidence, the methods' cards and what speaks against them).
         title: the page's title.
+        record: also write a decision record, from which `report.replay` computes everything again: `True` puts it beside
+            the page, as report.json beside report.html.
+        keep_inputs: keep the inputs themselves in the record. Without, it holds their digest, and whoever replays it
+            brings them. Maps of at most 4,096 numbers are always kept, and show something of the inputs.
+        responsible: who answers for the decision, on the page and in the record.
+        contest: how to contest it.
+        private: the rows of `data` are private: methods that would show them are left out, and say so.
+        log: a file that gets a line for each explanation: time, model hash, method, settings, output.
         progress: `True` shows a bar; a function gets (done, total, label).
+        named: what the command line calls "model", "input" and "data", so that replaying finds them again.
+        names: what each row is called.
 
     The page embeds pictures of the inputs.
 
@@ -98,79 +124,74 @@ def write(
         ...     px.report(net, torch.ones(1, 3), ["vanilla-gradient"], path=f"{folder}/page.html").name
         'page.html'
     """
-    heard(audience)
-    path, subject, rows = free(path, overwrite), as_subject(model), as_inputs(inputs)
-    if rows.rows > MOST:
-        raise InputError(
-            f"The 'inputs' of a report must be at most {MOST} rows", got=f"{rows.rows} rows", hint="inputs[:24]"
-        )
-    truths = _truths(labels, rows.rows)
-    methods = usual(inputs, data) if methods is None else list(methods)
-    with Progress(progress).bar(len(methods) + 1, "report") as step:
-        found = run(subject, inputs, methods, step, target=target, data=data, seed=seed)
-        cases = build(subject, inputs, found, truths, seed, explain_why=target is None)
-        step(1)
-    story = Story(
+    put = question(inputs, methods, labels, audience, data, target=target, seed=seed, private=private)
+    path = free(path, overwrite)
+    beside = _beside(path, record)
+    if beside is not None:
+        free(beside, overwrite)
+    loggable(log)
+    subject = as_subject(model)
+    with Progress(progress).bar(len(put.methods) + 1, "report") as step:
+        dossier = compute(subject, put, step)
+    story = tell(dossier, title=title, responsible=responsible, contest=contest)
+    log_lines(log, dossier)
+    if beside is None:
+        return save(story.html(audience), path, overwrite=overwrite)
+    made = on_record(dossier, story, named or {}, names, keep_inputs=keep_inputs)
+    story.seal = made["digests"]["record"]
+    written = save(story.html(audience), path, overwrite=overwrite)
+    save_record(made, beside, overwrite=overwrite)
+    return written
+
+
+def tell(dossier: Dossier, *, title: str = TITLE, intro: str = INTRO, **said: Any) -> Story:
+    """The page's parts, for the audience that was asked for."""
+    put, audience = dossier.question, dossier.question.audience
+    return Story(
         title=title,
-        intro=INTRO,
-        cases=cases,
-        whole=whole(found, audience),
-        missing=found.missing,
-        provenance=about(subject, found, seed),
+        intro=intro,
+        cases=dossier.cases,
+        whole=whole(dossier.found, audience),
+        missing=dossier.found.missing,
+        provenance=about(dossier.subject, dossier.found, put.seed),
+        sections=[drawn(part, audience) for found in SECTIONS for part in found(dossier)],
+        **said,
     )
-    return save(story.html(audience), path, overwrite=overwrite)
 
 
-def build(
-    subject: Subject,
-    inputs: Any,
-    found: Found,
-    truths: Sequence[int | None],
-    seed: int,
-    *,
-    explain_why: bool,
-    ink: bool = False,
-) -> list[Case]:
-    """A case for each row, with the results that tell of rows."""
-    rows = as_inputs(inputs)
-    with untouched(subject.module):
-        output = predict(subject, rows, DEFAULT_CPU)
-    said = answers(Context(output=output, classes=subject.classes), rows.rows)
-    cases = []
-    for i in range(rows.rows):
-        row = inputs[i : i + 1] if isinstance(inputs, Tensor) else None
-        made = case(i + 1, row, said[i], truths[i], subject.classes, ink=ink)
-        if explain_why and isinstance(row, Tensor) and row.dim() in (2, 4) and row.is_floating_point():
-            against = truths[i] if made.right is False else said[i].second
-            add_why(made, why(subject, row, said[i], against, seed), row, subject.classes, ink=ink)
-        made.panels = [panel(r, i) for r in found.of("attribution") if per_row(r, rows.rows)]
-        for result in found.of("examples"):
-            add_near(made, result, i, ink=ink)
-        made.path = way(found, row, subject)
-        cases.append(made)
-    return cases
+def on_record(
+    dossier: Dossier, story: Story, named: Mapping[str, str], names: Sequence[str] = (), *, keep_inputs: bool = False
+) -> dict[str, Any]:
+    """The record of what was computed and of what the page says of it."""
+    told = statements(story.html(dossier.question.audience), sources(dossier))
+    put = asked(dossier, {k: v for k, v in named.items() if k in NAMED}, names, keep_inputs=keep_inputs)
+    found = computed(dossier, told)
+    issued = {
+        "when": now(),
+        "title": text_of(story.title),
+        "responsible": text_of(story.responsible) or None,
+        "contest": text_of(story.contest) or None,
+        "environment": environment(dossier.question.rows.device.type),
+        "seconds": [float(r.source.get("seconds", 0.0)) for r in dossier.found.results],
+    }
+    issued["id"] = digest([put, found, issued])[:16]
+    made = sealed(put, found, issued)
+    assert not altered(made)
+    return made
 
 
-def per_row(result: Any, rows: int) -> bool:
-    """Whether an attribution has values for each row, not for the network as a whole."""
-    from pellucid.show.parts import parts
-
-    return all(p.kind != "overall" and p.rows == rows for p in parts(result))
-
-
-def way(found: Found, row: Any, subject: Subject) -> str:
-    """The tests that a row passes in an extracted tree, as a sentence."""
-    for result in found.of("rules"):
-        told = getattr(result.structure, "decision_path", None)
-        if told is not None and isinstance(row, Tensor):
-            return str(told(row[0], subject.features, subject.classes))
-    return ""
+def _beside(page: Path, record: bool | str | Path) -> Path | None:
+    """Where the record goes."""
+    if record is False or record is None:
+        return None
+    return page.with_suffix(".json") if record is True else Path(record)
 
 
-def whole(found: Found, audience: str) -> list[Markup]:
-    """The results that tell of the network rather than of a row."""
-    told = found.of("rules", "semantics", "measure", "text")
-    return [pages.piece(r, viewer(r), audience, Options(rows=MOST)) for r in told]
+def whole(found: Found, audience: str) -> list[tuple[int, Markup]]:
+    """The results that tell of the network rather than of a row, with their numbers."""
+    told = [(k, r) for k, r in enumerate(found.results) if r.form in ("rules", "semantics", "measure", "text")]
+    heard = "layperson" if audience == "layperson" else "engineer"
+    return [(k, pages.piece(r, viewer(r), heard, Options(rows=MOST))) for k, r in told]
 
 
 def about(subject: Subject, found: Found, seed: int) -> list[tuple[str, str]]:
@@ -185,12 +206,3 @@ def about(subject: Subject, found: Found, seed: int) -> list[tuple[str, str]]:
         ]
     names = ", ".join(str(r.source.get("method")) for r in found.results)
     return [*told, ("seed", str(seed)), ("methods", names or "none")]
-
-
-def _truths(labels: Any, rows: int) -> list[int | None]:
-    if labels is None:
-        return [None] * rows
-    given = torch.as_tensor(labels)
-    if given.shape != (rows,) or given.is_floating_point():
-        raise InputError(f"The 'labels' must be {rows} class numbers", got=f"{given.dtype}, shape {tuple(given.shape)}")
-    return [int(v) for v in given]
