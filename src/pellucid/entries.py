@@ -54,6 +54,14 @@ ENTRIES = (
         test="tests/report/test_trust_congruence.py::test_a_shortcut_shows_as_low_congruence_on_its_class",
     ),
     Entry(
+        name="trait-trust-calibration",
+        kind="requirement",
+        title="Trust beside what it deserves",
+        does="Sets what people say beside how often the network is right, and tells what an explanation changed.",
+        use="px.report.calibration",
+        test="tests/report/test_trust_calibration.py::test_the_planted_gap_is_recovered",
+    ),
+    Entry(
         name="unified-interpretation-framework",
         kind="requirement",
         title="One verb, six results",

@@ -16,11 +16,14 @@ from pellucid.report.replay import Replay, replay
 from pellucid.report.schema import schema
 from pellucid.report.sections import Section, Table, page, save
 from pellucid.report.story import write
+from pellucid.report.trust_calibration import Calibration, calibration
 from pellucid.report.trust_congruence import Congruence, Side, congruence, to_mark
 from pellucid.report.trust_limits import Limits, limits
 from pellucid.report.trust_necessity import Necessity, necessity
 
 __all__ = [
+    "Calibration",
+    "calibration",
     "Congruence",
     "Limits",
     "Necessity",

@@ -158,14 +158,17 @@ def interval(gaps: Array) -> tuple[float, float, float]:
     """Mean of gaps (splits, rows) and its 95 % interval: both the rows and the trainings are a draw, and add up.
 
     The same rows in every split, so the rows' share of the variance is that of their means over splits, and the splits'
-    share that of the splits' means.
+    share that of the splits' means. NaN marks what was not asked.
     """
     from scipy.stats import t
 
-    splits, rows = gaps.shape
-    spread = gaps.mean(0).var(ddof=1) / rows + gaps.mean(1).var(ddof=1) / splits
-    half = float(t.ppf(0.975, min(rows, splits) - 1 if gaps.mean(1).std() > 0 else rows - 1)) * math.sqrt(spread)
-    mean = float(gaps.mean())
+    spread, freedom = 0.0, math.inf
+    for axis in (0, 1):
+        means = np.nanmean(gaps, axis)
+        if len(means) > 1 and means.std() > 0:
+            spread, freedom = spread + means.var(ddof=1) / len(means), min(freedom, len(means) - 1)
+    half = 0.0 if freedom == math.inf else float(t.ppf(0.975, freedom)) * math.sqrt(spread)
+    mean = float(np.nanmean(gaps))
     return mean, mean - half, mean + half
 
 
