@@ -39,6 +39,7 @@ ENTRIES: tuple[Entry, ...] = (
 )
 
 LEFT_OUT = {
+    "Relations between methods (systematic-theory-of-explanation)": "figure to come",
     "Proxies (functionally-grounded-evaluation)": "figure to come",
     "Codes and factors (disentanglement-metrics)": "figure to come",
     "How far to trust an answer (trust-score)": "figure to come",

@@ -46,6 +46,14 @@ ENTRIES = (
         test="tests/contract/test_promises.py::test_an_installed_package_adds_a_method_without_touching_pellucid",
     ),
     Entry(
+        name="posthoc-adhoc-tradeoff",
+        kind="tool",
+        title="Accuracy against readability",
+        does="Fits readable models, black boxes and proxies over repeated splits: does a black box buy accuracy?",
+        use="pellucid.evaluation.tradeoff((X, y))",
+        test="tests/oracles/evaluation/test_frontier.py::test_a_planted_interaction_opens_one",
+    ),
+    Entry(
         name="trait-confidence",
         kind="requirement",
         title="Looking where people look, right and wrong decisions apart",
