@@ -237,7 +237,7 @@ def wilson(hits: Tensor, count: int) -> tuple[Tensor, Tensor]:
     p, z = hits.double() / count, NORMAL**2 / count
     middle = (p + z / 2) / (1 + z)
     half = (z * p * (1 - p) + z**2 / 4).sqrt() / (1 + z)
-    return (middle - half).clamp(min=0), (middle + half).clamp(max=1)
+    return (middle - half).clamp(min=0).minimum(p), (middle + half).clamp(max=1).maximum(p)  # up to rounding
 
 
 def by_class(values: Tensor, classes: Tensor | None) -> dict[str, Any]:

@@ -96,8 +96,8 @@ class ProxyFidelity(Evaluation):
         said = [rules.predict(x).to(o.device) for x, o in zip(asked, outputs, strict=True)]
         classes = outputs[0].shape[1] > 1 and ask.wanted is None
         if not classes:
-            outputs = [_number(ask, o)[:, None] for o in outputs]
-        judge = _agreement if classes else _explained
+            outputs = [number_of(ask, o)[:, None] for o in outputs]
+        judge = _agreement if classes else explained
         figures = torch.stack([judge(p, o) for p, o in zip(said, outputs, strict=True)])
         size = {k: int(v) for k, v in rules.size.items()}
         facts = {name: figures[i, :1] for i, name in enumerate(PLACES) if i}
@@ -135,7 +135,7 @@ class ProxyFidelity(Evaluation):
         }
 
 
-def _number(ask: Ask, output: Tensor) -> Tensor:
+def number_of(ask: Ask, output: Tensor) -> Tensor:
     """The score that the proxy was made for, of every row."""
     target = ask.target
     if target.function is not None or target.index is None:
@@ -151,7 +151,7 @@ def _agreement(said: Tensor, output: Tensor) -> Tensor:
     return torch.stack([hits / len(said), *wilson(hits, len(said))])
 
 
-def _explained(said: Tensor, output: Tensor) -> Tensor:
+def explained(said: Tensor, output: Tensor) -> Tensor:
     """R² with an interval by the standard error of the squared misses, (3,)."""
     f, p = output[:, 0].double(), said.double().flatten()
     spread = float(((f - f.mean()) ** 2).mean())

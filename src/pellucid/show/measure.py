@@ -17,6 +17,7 @@ BARS = 24
 CURVES = 8
 # Measures with a view of their own: each says whether a result is one of its kind.
 KINDS: tuple[Any, ...] = (comparison, relations, tradeoff)
+HUES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # told apart by everyone
 BETTER = {"higher": "higher is better", "lower": "lower is better"}
 
 
@@ -28,8 +29,12 @@ def figure(result: Measure, wanted: Options) -> Figure:
             return own
     values = palette.finite(result.values).numpy()
     title = f"{title_of(result)}" + (f" ({BETTER[result.better]})" if result.better in BETTER else "")
-    lines = _lines(result)
-    if lines is not None:
+    lines, named = _lines(result), _named(result)
+    if named:
+        whole = draw.canvas(8.6, 3.2)
+        axes, beside = whole.subplots(1, 2, width_ratios=(1, 1.6))
+        _named_curves(beside, result, named)
+    elif lines is not None:
         whole = draw.canvas(8.6, 3.2)
         axes, beside = whole.subplots(1, 2, width_ratios=(1, 1.2))
         _curve(beside, *lines)
@@ -64,6 +69,39 @@ def _lines(result: Measure) -> tuple[np.ndarray, np.ndarray] | None:
     if curve is None or share is None or curve.dim() != 2 or share.shape != curve.shape[1:] or not curve.numel():
         return None
     return palette.finite(share).numpy(), palette.finite(curve).numpy()
+
+
+def _named(result: Measure) -> list[str]:
+    """The lines of a measure that lie along one axis, `along`; bands between a line's `_low` and `_high` go with it."""
+    along = result.parts.get("along")
+    if along is None or along.dim() != 1 or not len(along):
+        return []
+    bands = ("_low", "_high")
+    return [n for n, v in result.parts.items() if n != "along" and v.shape == along.shape and not n.endswith(bands)]
+
+
+def _named_curves(axes: Any, result: Measure, names: list[str]) -> None:
+    """Each line by its name; what is compared with, the line of random orders, is dotted in the same colour."""
+    along = palette.finite(result.parts["along"]).double().numpy()
+    hues: dict[str, str] = {}
+    for name in names:
+        group = name.removesuffix("_random")
+        hue = hues.setdefault(group, HUES[len(hues) % len(HUES)])
+        style = ":" if name.endswith("_random") else "-"
+        axes.plot(
+            along, palette.finite(result.parts[name]).numpy(), style, color=hue, label=clean(name.replace("_", ", "))
+        )
+        low, high = (result.parts.get(name + end) for end in ("_low", "_high"))
+        if low is not None and high is not None:
+            band = (palette.finite(low).numpy(), palette.finite(high).numpy())
+            axes.fill_between(along, *band, color=hue, alpha=0.16, linewidth=0)
+    low, high = axes.get_ylim()
+    draw.numbers(axes.yaxis, float(low), float(high))
+    draw.numbers(axes.xaxis, float(along.min()), float(along.max()) or 1.0)
+    draw.plain(axes.set_xlabel(draw.drawable(result.source.get("along", "")), fontsize=8, color=draw.FAINT))
+    for text in axes.legend(fontsize=7, frameon=False).get_texts():
+        draw.plain(text)
+    _open(axes)
 
 
 def _curve(axes: Any, share: np.ndarray, curve: np.ndarray) -> None:
