@@ -41,6 +41,7 @@ ENTRIES: tuple[Entry, ...] = (
 LEFT_OUT = {
     "Relations between methods (systematic-theory-of-explanation)": "figure to come",
     "Proxies (functionally-grounded-evaluation)": "figure to come",
+    "Copies of the picture (gbp-image-recovery-theory)": "figure to come",
     "Codes and factors (disentanglement-metrics)": "figure to come",
     "How far to trust an answer (trust-score)": "figure to come",
     "Tests of attention (attention-is-not-explanation)": "figure to come",
