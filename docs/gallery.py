@@ -57,6 +57,7 @@ LEFT_OUT = {
     "Word deletion (word-deletion-evaluation)": "figure to come",
     "Complexity (heatmap-entropy, rule-complexity-metrics, fidelity-parsimony-tradeoff)": "figure to come",
     "Stability (local-lipschitz-estimate, explanation-continuity, lime-instability, consistency-quality)": "figure to come",
+    "Qualities (exactness-quality)": "figure to come",
     "Localisation (pointing-game, cam-localisation, object-relevance-ratio, human-attention-benchmark-mohseni, "
     "attention-lesion-overlap)": "figure to come",
     "Picked cases and other surrogates (sp-lime, streak, maple, mame)": "figure to come",
