@@ -39,6 +39,7 @@ ENTRIES: tuple[Entry, ...] = (
 )
 
 LEFT_OUT = {
+    "Regimes of lines (dmm-men)": "figure to come",
     "Relations between methods (systematic-theory-of-explanation)": "figure to come",
     "Proxies (functionally-grounded-evaluation)": "figure to come",
     "Copies of the picture (gbp-image-recovery-theory)": "figure to come",
