@@ -9,13 +9,14 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pellucid import surveys
 from pellucid.contract.card import FORMS, NEEDS, SCOPES, Card
 from pellucid.contract.entry import Entry
 from pellucid.contract.errors import MethodError
 from pellucid.contract.method import by_name, registered
 from pellucid.entries import ENTRIES
 
-__all__ = ["as_json", "bibliography", "card", "citation", "entries", "find", "names", "table"]
+__all__ = ["as_json", "bibliography", "card", "citation", "entries", "find", "html", "names", "places", "table", "tree"]
 
 # What an access to the model or the data brings along: whoever has gradients has predictions too.
 _BRINGS = {
@@ -101,7 +102,7 @@ def find(
         given = _given(needs)
         found = [c for c in found if _enough(c, given)]
     if category is not None:
-        found = [c for c in found if any(category.lower() in f"{k}:{v}".lower() for k, v in c.taxonomy.items())]
+        found = [c for c in found if category.lower() in _categories(c)]
     if text is not None:
         found = [c for c in found if all(word in _all_words(c) for word in text.lower().split())]
     if question is not None:
@@ -126,6 +127,43 @@ def table(cards: Iterable[Card] | None = None) -> str:
             lines.append(f"| **{form}** | | |")
         lines += [f"| {_cell(c.title)} | {_cell(c.question)} | `{c.name}` |" for c in here]
     return "\n".join(lines)
+
+
+def places(name: str) -> dict[str, str]:
+    """Where a method stands in each survey's taxonomy: one path for every survey of `pellucid.surveys.SURVEYS`.
+
+    Example:
+        >>> import pellucid as px
+        >>> px.catalogue.places("integrated-gradients")["003"]
+        'passive/attribution/semi-local'
+    """
+    return surveys.places(card(name))
+
+
+def tree(survey: str, cards: Iterable[Card] | None = None) -> dict[str, tuple[str, ...]]:
+    """A survey's branches, in its order, with the names of the methods there; branches without a method too.
+
+    Example:
+        >>> import pellucid as px
+        >>> "lime" in px.catalogue.tree("002")["post-hoc/proxy/local explainer"]
+        True
+    """
+    return surveys.tree(survey, find() if cards is None else cards)
+
+
+def html(cards: Iterable[Card] | None = None) -> str:
+    """The catalogue as a page of its own: three dimensions, a table with filters, the surveys' trees.
+
+    It fetches nothing, and can be read without its script.
+
+    Example:
+        >>> import pellucid as px
+        >>> px.catalogue.html([px.catalogue.card("lime")])[:15]
+        '<!doctype html>'
+    """
+    from pellucid.show.catalogue import page
+
+    return page(find() if cards is None else list(cards))
 
 
 def entries() -> tuple[Entry, ...]:
@@ -210,6 +248,12 @@ def _enough(card: Card, given: set[str]) -> bool:
     if not given & _KINDS_OF_INPUT:
         wanted -= _KINDS_OF_INPUT
     return wanted <= given
+
+
+def _categories(card: Card) -> str:
+    """Every place of a method: those its card gives in its own words, and those in the surveys' trees."""
+    pairs = [*card.taxonomy.items(), *surveys.places(card).items()]
+    return "\n".join(f"{survey}:{path}" for survey, path in pairs).lower()
 
 
 def _all_words(card: Card) -> str:

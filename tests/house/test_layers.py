@@ -14,7 +14,7 @@ SOURCE = Path(pellucid.__file__).parent
 METHODS = ("attribution", "semantics", "rules", "examples", "text", "intrinsic", "training", "theory")
 METHODS += ("debugging", "robustness", "fairness", "evaluation")
 LEVELS = {"contract": 0, "worlds": 0, "zoo": 1, "engine": 1, **dict.fromkeys(METHODS, 2)}
-LEVELS |= {"entries": 1, "advice": 3, "catalogue": 3, "show": 3, "report": 3, "scale": 3, "testing": 3}
+LEVELS |= {"entries": 1, "surveys": 2, "advice": 3, "catalogue": 3, "show": 3, "report": 3, "scale": 3, "testing": 3}
 LEVELS |= {"app": 4, "__main__": 4}
 
 # The only imports by name, at run time, that reach upwards: (file, what is imported) with the reason.

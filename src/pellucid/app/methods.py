@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 import pellucid as px
-from pellucid.app import terminal
+from pellucid import surveys
+from pellucid.app import results, terminal
 from pellucid.contract import FORMS, NEEDS, SCOPES
 
 
@@ -30,6 +32,11 @@ def command(
             negative="", help="Print whole cards as JSON; without conditions, tools, demos and requirements too."
         ),
     ] = False,
+    tree: Annotated[
+        str | None, Parameter(help=f"Print a survey's tree instead; one of: {', '.join(surveys.SURVEYS)}.")
+    ] = None,
+    html: Annotated[Path | None, Parameter(help="Write a page instead, with filters and all surveys' trees.")] = None,
+    force: Annotated[bool, Parameter(negative="", help="Overwrite an existing page.")] = False,
 ) -> int:
     """List the methods: what each answers, gives and needs.
 
@@ -39,7 +46,14 @@ def command(
         Words that must all occur on a method's card.
     """
     found = px.catalogue.find(text, form=form, scope=scope, needs=needs, question=question, category=category)
-    if json:
+    if html is not None:
+        results.free(html, force)
+        html.write_text(px.catalogue.html(found), encoding="utf-8")
+        terminal.say(f"Open this page: {terminal.clean(html.resolve())}")
+    elif tree is not None:
+        for branch, names in px.catalogue.tree(tree, found).items():
+            terminal.say(terminal.paragraphs(f"{branch}: {', '.join(names) or '–'}"))
+    elif json:
         everything = not any((text, form, scope, needs, question, category))
         terminal.say(px.catalogue.as_json(None if everything else found))
     elif cite:

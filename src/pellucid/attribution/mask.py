@@ -101,7 +101,7 @@ class MeaningfulPerturbation(Method):
         taxonomy={
             "000": "behavioural/functional/perturbation",
             "001": "visualization/perturbation",
-            "002": "post-hoc/saliency/perturbation",
+            "002": "post-hoc/saliency/masks",
             "003": "passive/attribution/local",
         },
         claims=("rowwise", "seeded", "implementation invariant", "spelling invariant"),

@@ -95,7 +95,7 @@ class GNNExplainer(Method):
         data_types=("graph",),
         taxonomy={
             "000": "behavioural/functional/perturbation",
-            "002": "post-hoc/saliency/perturbation",
+            "002": "post-hoc/saliency/masks",
             "003": "passive/attribution/local",
         },
         claims=("rowwise", "seeded"),

@@ -112,6 +112,7 @@ class RealTimeSaliency(Method):
         taxonomy={
             "000": "behavioural/functional/perturbation",
             "001": "visualization/perturbation",
+            "002": "post-hoc/saliency/masks",
             "003": "passive/attribution/local",
         },
         claims=("rowwise", "seeded"),

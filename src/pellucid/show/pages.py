@@ -58,9 +58,13 @@ def render(name: str, **values: Any) -> Markup:
     return Markup(environment().get_template(name).render(**values))
 
 
-def document(title: str, body: Markup, *, language: str = "en") -> str:
-    """A whole page. Its content policy names its own style and script by hash: nothing else runs, nothing is fetched."""
-    style, script = _source("piece.css") + _source("page.css"), _source("page.js")
+def document(title: str, body: Markup, *, language: str = "en", style: str = "", script: str = "") -> str:
+    """A whole page. Its content policy names its own style and script by hash: nothing else runs, nothing is fetched.
+
+    `style` and `script` name templates of our own that come after those of every page.
+    """
+    style = _source("piece.css") + _source("page.css") + (_source(style) if style else "")
+    script = _source("page.js") + (_source(script) if script else "")
     return str(
         render(
             "document.html",
