@@ -22,6 +22,14 @@ ENTRIES = (
         test="tests/docs/test_gallery.py::test_the_survey_s_illustrations_say_the_same_today",
     ),
     Entry(
+        name="method-lookup-advisor",
+        kind="tool",
+        title="The field guide's lookup tables, and which direction to take",
+        does="Gives the rows for data, problem and network, and says whether one answer or all should be explained.",
+        use="pellucid.advice.lookup; pellucid.advice.direction; px.advise",
+        test="tests/advice/test_table.py::test_purposes_lead_where_the_third_survey_says",
+    ),
+    Entry(
         name="model-agnostic-interpretability",
         kind="requirement",
         title="Explaining whatever gives scores",
@@ -52,6 +60,14 @@ ENTRIES = (
         does="Fits readable models, black boxes and proxies over repeated splits: does a black box buy accuracy?",
         use="pellucid.evaluation.tradeoff((X, y))",
         test="tests/oracles/evaluation/test_frontier.py::test_a_planted_interaction_opens_one",
+    ),
+    Entry(
+        name="taxonomy-registry",
+        kind="tool",
+        title="The catalogue by each survey's taxonomy",
+        does="Places every method once in six surveys' trees; a page filters by words, form, scope, needs and place.",
+        use="px.catalogue.tree; px.catalogue.html",
+        test="tests/show/test_catalogue.py::test_a_tree_holds_each_method_once_and_leads_back_to_its_place",
     ),
     Entry(
         name="trait-confidence",

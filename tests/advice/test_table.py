@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import pellucid as px
-from pellucid.advice import lookup
+from pellucid.advice import direction, lookup
 from pellucid.advice.table import NETWORKS, PROBLEMS, TABLE, Listing
 from pellucid.contract import NEEDS, registered
 from pellucid.contract.errors import InputError, PellucidError
@@ -96,3 +96,31 @@ def test_a_method_that_looks_inside_refuses_a_plain_function(name: str) -> None:
     with pytest.raises(PellucidError, match="torch module"):
         px.explain(lambda x: calls.append(1), torch.ones(1, 4), name)
     assert calls == []
+
+
+@pytest.mark.parametrize(
+    ("purpose", "engagement", "scopes", "first"),
+    [
+        ({"single": True}, "passive", ("local", "semi-local"), None),  # a credit refused
+        ({"whole": True}, "passive", ("global",), None),  # a field of science
+        ({"single": True, "whole": True}, "passive", ("local", "semi-local", "global"), "mame"),
+        ({"single": True, "retraining": True, "priors": True}, "active", ("local", "semi-local"), None),
+        ({"whole": True, "retraining": True}, "passive", ("global",), None),  # nothing known to train it by
+        ({"whole": True, "priors": True}, "passive", ("global",), None),  # not permitted
+    ],
+)
+def test_purposes_lead_where_the_third_survey_says(
+    purpose: dict[str, bool], engagement: str, scopes: tuple[str, ...], first: str | None
+) -> None:
+    found = direction(**purpose)
+    assert (found.engagement, found.scopes) == (engagement, scopes)
+    cards = {name: px.catalogue.card(name) for name in found.names}
+    assert all(card.scope in scopes and card.active == (engagement == "active") for card in cards.values())
+    assert all(card.form != "measure" for card in cards.values())
+    assert first is None or found.names[0] == first
+    assert found.reasons
+
+
+def test_without_a_purpose_there_is_no_direction() -> None:
+    with pytest.raises(InputError, match=r"purpose.*neither"):
+        direction(retraining=True)
