@@ -81,6 +81,11 @@ class Case:
     why_verdicts: Sequence[Verdict] = ()
     check: str = ""
     panels: list[Panel] = field(default_factory=list)
+    evidence_words: list[str] = field(default_factory=list)
+    evidence: list[Picture] = field(default_factory=list)
+    change_words: list[str] = field(default_factory=list)
+    cause_words: list[str] = field(default_factory=list)
+    causes: list[Picture] = field(default_factory=list)
     near: list[Picture] = field(default_factory=list)
     near_title: str = ""
     near_words: str = ""

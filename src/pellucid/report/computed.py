@@ -47,7 +47,7 @@ def asked(dossier: Dossier, named: Mapping[str, str], names: Any, *, keep_inputs
         },
         "inputs": inputs,
         "data": data_of(put, named),
-        "parts": {},
+        "parts": {str(plain(name)): tensor(mask, values=False)["tensor"]["digest"] for name, mask in put.parts.items()},
         "labels": list(put.truths),
         "target": asked_for(put.target),
         "methods": [_method(m) for m in put.methods],

@@ -56,7 +56,7 @@ def demo(path: str | Path = "demo.html", *, progress: Any = True, overwrite: boo
     chosen, truths = inputs[rows], labels[rows].tolist()
     with Progress(progress).bar(len(MAPS) + len(OTHERS) + 1, "demo") as step:
         found = run(subject, chosen, [*MAPS, *OTHERS], step, data=world, seed=seed)
-        put = Question(inputs=chosen, methods=[*MAPS, *OTHERS], truths=truths, seed=seed, ink=True)
+        put = Question(inputs=chosen, methods=[*MAPS, *OTHERS], truths=truths, data=world, seed=seed, ink=True)
         cases = build(subject, put, found).cases
         step(1)
     hero = _hero(cases)

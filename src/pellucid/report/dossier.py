@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,9 +13,12 @@ from pellucid.contract import Attribution, Context, Examples
 from pellucid.contract.errors import InputError
 from pellucid.engine import Subject, predict
 from pellucid.engine.batch import DEFAULT_CPU
+from pellucid.engine.data import Rows
 from pellucid.engine.guard import untouched
 from pellucid.engine.inputs import Inputs, as_inputs
 from pellucid.report.case import Case, add_near, add_why, case, panel
+from pellucid.report.deciding import decide
+from pellucid.report.decision import known_rows
 from pellucid.report.run import Found, Step, run, usual
 from pellucid.report.why import why
 from pellucid.show.answer import Answer, answers
@@ -37,6 +40,7 @@ class Question:
     audience: str = "layperson"
     private: bool = False
     ink: bool = False
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def rows(self) -> Inputs:
@@ -53,6 +57,7 @@ class Dossier:
     output: Tensor
     said: Sequence[Answer]
     found: Found
+    known: Rows | None = None
     cases: list[Case] = field(default_factory=list)
 
 
@@ -75,6 +80,20 @@ def question(
         data=data,
         **asked,
     )
+
+
+def named_parts(parts: Mapping[str, Tensor] | None, inputs: Any) -> dict[str, Tensor]:
+    """Named regions as masks, one for each row, checked against the inputs."""
+    if not parts:
+        return {}
+    if not isinstance(inputs, Tensor) or inputs.dim() not in (2, 4):
+        raise InputError("The 'parts' need inputs that are pictures or a table", got=type(inputs).__name__)
+    shape = (inputs.shape[0], *inputs.shape[inputs.dim() // 2 :])
+    found = {str(name): torch.as_tensor(mask) for name, mask in parts.items()}
+    for name, mask in found.items():
+        if tuple(mask.shape) != shape:
+            raise InputError(f"The 'parts' must be masks of shape {shape}", got=f"{name!r}: {tuple(mask.shape)}")
+    return {name: mask.cpu() != 0 for name, mask in found.items()}
 
 
 def compute(subject: Subject, asked: Question, step: Step) -> Dossier:
@@ -100,7 +119,8 @@ def build(subject: Subject, asked: Question, found: Found) -> Dossier:
     with untouched(subject.module):
         output = predict(subject, rows, DEFAULT_CPU).detach()
     said = answers(Context(output=output, classes=subject.classes), rows.rows)
-    made = Dossier(subject=subject, question=asked, output=output, said=said, found=found)
+    known = known_rows(asked.data, rows)
+    made = Dossier(subject=subject, question=asked, output=output, said=said, found=found, known=known)
     for i in range(rows.rows):
         row = inputs[i : i + 1] if isinstance(inputs, Tensor) else None
         one = case(i + 1, row, said[i], asked.truths[i], subject.classes, ink=asked.ink)
@@ -113,6 +133,8 @@ def build(subject: Subject, asked: Question, found: Found) -> Dossier:
             if isinstance(result, Examples):
                 add_near(one, result, i, ink=asked.ink, number_of=k)
         one.path, one.path_number = way(found, row, subject)
+        if isinstance(row, Tensor) and row.is_floating_point() and said[i].index is not None:
+            decide(made, one, i, row)
         made.cases.append(one)
     return made
 

@@ -54,7 +54,7 @@ def erasure(subject: Subject, row: Tensor, values: Tensor, index: int, seed: int
     order = inked[weight[inked].argsort(descending=True, stable=True)]
     speaking = order[weight[order] > 0]
     states = _states(row, groups, speaking)
-    shares = _shares(subject, states)
+    shares = shares_of(subject, states)
     count, answer = _first_change(shares, index)
     used = len(speaking) if count is None else count
     chance = _by_chance(subject, row, groups, inked, index, seed, ORDERS if part != "patch" else FEW)
@@ -103,7 +103,7 @@ def _by_chance(
     found = []
     for _ in range(orders):
         order = inked[torch.from_numpy(draws.permutation(len(inked)))]
-        found.append(_first_change(_shares(subject, _states(row, groups, order)), index)[0])
+        found.append(_first_change(shares_of(subject, _states(row, groups, order)), index)[0])
     return found
 
 
@@ -114,7 +114,8 @@ def _first_change(shares: Tensor, index: int) -> tuple[int | None, int]:
     return (None, int(answers[-1])) if not len(other) else (int(other[0]), int(answers[other[0]]))
 
 
-def _shares(subject: Subject, rows: Tensor) -> Tensor:
+def shares_of(subject: Subject, rows: Tensor) -> Tensor:
+    """Each row's shares of the network's confidence."""
     with untouched(subject.module):
         output = predict(subject, as_inputs(rows.to(_device(subject))), DEFAULT_CPU)
     return confidence(output.detach().cpu().double())

@@ -16,7 +16,7 @@ from pellucid.engine import Subject, as_subject
 from pellucid.engine.inputs import as_inputs
 from pellucid.report import plain
 from pellucid.report.computed import computed, data_of, environment
-from pellucid.report.dossier import Question, compute
+from pellucid.report.dossier import Question, compute, named_parts
 from pellucid.report.record import altered, read
 from pellucid.report.statements import sources, statements
 from pellucid.report.story import tell
@@ -60,6 +60,7 @@ def replay(
     inputs: Any = None,
     *,
     data: Any = None,
+    parts: Mapping[str, Tensor] | None = None,
     tolerance: float | None = None,
     seal: str | None = None,
 ) -> Replay:
@@ -74,6 +75,7 @@ def replay(
         model: the model or Subject that it was made of.
         inputs: the rows; not needed where the record keeps them.
         data: what the methods learnt from, where they did.
+        parts: the named regions, where there were any.
         tolerance: demand this in any environment, instead.
         seal: the record's digest as the page shows it.
 
@@ -93,11 +95,13 @@ def replay(
     first = [*_own(record, seal), _model(subject, told["model"])]
     given = kept(told["inputs"]) if inputs is None else inputs
     first += [_inputs(given, told["inputs"]), *_held(told, data)]
+    if told["parts"] or parts:
+        first.append(_parts(named_parts(parts, given), told["parts"]))
     if any(f.verdict != VERIFIED for f in first if f.what in ("the model", "the inputs")):
         return Replay((*first, *_none(record, "it needs the same model and inputs")), record)
     try:
         rebuilt, lost = _methods(record)
-        again = _again(subject, record, given, data, rebuilt)
+        again = _again(subject, record, given, data, rebuilt, named_parts(parts, given))
     except (PellucidError, ValueError, TypeError, LookupError, OverflowError, RuntimeError) as error:
         return Replay((*first, *_none(record, " ".join(str(error).split())[:200])), record)
     same = environment(as_inputs(given).device.type)
@@ -192,8 +196,22 @@ def _methods(record: Mapping[str, Any]) -> tuple[list[Any], list[int]]:
     return made, [k for k, r in enumerate(results) if r["method"] in lost]
 
 
+def _parts(now: Mapping[str, Tensor], told: Mapping[str, str]) -> Finding:
+    if not now:
+        return Finding("the named parts", CANNOT, "bring their masks")
+    same = told == {name: plain.tensor(mask, values=False)["tensor"]["digest"] for name, mask in now.items()}
+    return Finding(
+        "the named parts", VERIFIED if same else DIFFERS, "equal digests" if same else "they are other masks"
+    )
+
+
 def _again(
-    subject: Subject, record: Mapping[str, Any], inputs: Any, data: Any, methods: Sequence[Any]
+    subject: Subject,
+    record: Mapping[str, Any],
+    inputs: Any,
+    data: Any,
+    methods: Sequence[Any],
+    parts: Mapping[str, Tensor],
 ) -> dict[str, Any]:
     told = record["asked"]
     try:
@@ -210,6 +228,7 @@ def _again(
         audience=told["audience"],
         private=told["private"],
         ink=told["ink"],
+        parts=parts,
     )
     dossier = compute(subject, asked, lambda done: None)
     page = tell(dossier).html(asked.audience)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
+from torch import Tensor
 
 import pellucid
 from pellucid.contract import Explanation
@@ -15,7 +16,7 @@ from pellucid.engine import Subject, as_subject
 from pellucid.engine.batch import Progress
 from pellucid.report.case import Case
 from pellucid.report.computed import NAMED, asked, computed, environment
-from pellucid.report.dossier import MOST, Dossier, compute, question
+from pellucid.report.dossier import MOST, Dossier, compute, named_parts, question
 from pellucid.report.privacy import log_lines, loggable
 from pellucid.report.record import altered, digest, now, sealed, text_of
 from pellucid.report.record import save as save_record
@@ -85,6 +86,7 @@ def write(
     keep_inputs: bool = False,
     responsible: str = "",
     contest: str = "",
+    parts: Mapping[str, Tensor] | None = None,
     private: bool = False,
     log: str | Path | None = None,
     overwrite: bool = False,
@@ -109,6 +111,8 @@ def write(
             brings them. Maps of at most 4,096 numbers are always kept, and show something of the inputs.
         responsible: who answers for the decision, on the page and in the record.
         contest: how to contest it.
+        parts: named regions of the inputs, such as objects that people marked: {name: masks (N, height, width)}. Then the
+            page says by name on which of them an answer rests.
         private: the rows of `data` are private: methods that would show them are left out, and say so.
         log: a file that gets a line for each explanation: time, model hash, method, settings, output.
         progress: `True` shows a bar; a function gets (done, total, label).
@@ -124,7 +128,8 @@ def write(
         ...     px.report(net, torch.ones(1, 3), ["vanilla-gradient"], path=f"{folder}/page.html").name
         'page.html'
     """
-    put = question(inputs, methods, labels, audience, data, target=target, seed=seed, private=private)
+    masks = named_parts(parts, inputs)
+    put = question(inputs, methods, labels, audience, data, target=target, seed=seed, private=private, parts=masks)
     path = free(path, overwrite)
     beside = _beside(path, record)
     if beside is not None:
@@ -154,6 +159,7 @@ def tell(dossier: Dossier, *, title: str = TITLE, intro: str = INTRO, **said: An
         whole=whole(dossier.found, audience),
         missing=dossier.found.missing,
         provenance=about(dossier.subject, dossier.found, put.seed),
+        hero=next((c for c in dossier.cases if c.right is False and c.why_words and c.picture is not None), None),
         sections=[drawn(part, audience) for found in SECTIONS for part in found(dossier)],
         **said,
     )

@@ -180,12 +180,13 @@ def regions(heat: Tensor) -> list[tuple[str, float]]:
     if total <= 0:
         return []
     found = []
-    for i, line in enumerate(_thirds(heat.shape[0])):
-        for j, column in enumerate(_thirds(heat.shape[1])):
+    for i, line in enumerate(thirds(heat.shape[0])):
+        for j, column in enumerate(thirds(heat.shape[1])):
             found.append((REGIONS[3 * i + j], float(heat[line, column].sum()) / total))
     return sorted(found, key=lambda pair: -pair[1])
 
 
-def _thirds(length: int) -> list[slice]:
+def thirds(length: int) -> list[slice]:
+    """Three slices of about equal length."""
     edges = [round(length * k / 3) for k in range(4)]
     return [slice(a, b) for a, b in itertools.pairwise(edges)]
