@@ -6,6 +6,14 @@ from pellucid.contract.entry import Entry
 
 ENTRIES = (
     Entry(
+        name="accountability-standards",
+        kind="requirement",
+        title="The release gate",
+        does="Opens only where every method has a whole card and keeps, when tried, every property that the card claims.",
+        use="pellucid.testing.gate; pellucid methods --gate",
+        test="tests/contract/test_release.py::test_every_claim_is_tried_and_kept",
+    ),
+    Entry(
         name="faithfulness-disclaimer",
         kind="requirement",
         title="A story put to the test, and the question whether a black box is needed",

@@ -127,6 +127,11 @@ def test_methods_can_be_filtered(
     assert outside not in found
 
 
+def test_methods_are_let_through_the_gate(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["methods", "vanilla gradient", "--gate"]) == 0
+    assert capsys.readouterr().out.strip().endswith("the gate is open")
+
+
 def test_methods_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["methods"]) == 0
     out = capsys.readouterr().out

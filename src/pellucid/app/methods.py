@@ -37,6 +37,12 @@ def command(
     ] = None,
     html: Annotated[Path | None, Parameter(help="Write a page instead, with filters and all surveys' trees.")] = None,
     force: Annotated[bool, Parameter(negative="", help="Overwrite an existing page.")] = False,
+    gate: Annotated[
+        bool,
+        Parameter(
+            negative="", help="Try every claim on these methods' cards; the exit status is 3 if one is not kept."
+        ),
+    ] = False,
 ) -> int:
     """List the methods: what each answers, gives and needs.
 
@@ -46,6 +52,12 @@ def command(
         Words that must all occur on a method's card.
     """
     found = px.catalogue.find(text, form=form, scope=scope, needs=needs, question=question, category=category)
+    if gate:
+        from pellucid import testing
+
+        told = testing.gate([c.name for c in found])
+        terminal.say(told.as_json() if json else told.text())
+        return 0 if told.open else 3
     if html is not None:
         results.free(html, force)
         html.write_text(px.catalogue.html(found), encoding="utf-8")

@@ -81,7 +81,7 @@ class ModelRandomisationTest(Evaluation):
         citation="adebayo2018sanity",
         needs=("gradient",),
         taxonomy=TAXONOMY,
-        claims=("rowwise", "seeded", "spelling invariant"),
+        claims=("rowwise", "seeded"),
         trial={"of": "vanilla-gradient", "draws": 2},
         cost="the explanation once per layer and draw",
         supports=("how much of this map would be there if the network had learnt nothing",),

@@ -86,7 +86,7 @@ class DataRandomisationTest(Evaluation):
         citation="adebayo2018sanity",
         needs=("gradient", "labels"),
         taxonomy=TAXONOMY,
-        claims=("rowwise", "seeded", "spelling invariant"),
+        claims=("rowwise", "seeded"),
         trial={"of": "vanilla-gradient", "epochs": 1, "least": 0.0},
         cost="two trainings, and the explanation three times",
         supports=("how much of this map would be there if the labels had meant nothing",),

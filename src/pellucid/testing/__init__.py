@@ -8,6 +8,7 @@ from pellucid.testing.awkward import Fixture, fixture, fixtures
 from pellucid.testing.case import Case, CheckFailed, demand
 from pellucid.testing.checking.entry import Check, check, checks
 from pellucid.testing.kit import ConformanceError, Report, Trial, check_method
+from pellucid.testing.release import Gate, Sheet, gate, sheet
 from pellucid.testing.snapshot import Snapshot
 
 __all__ = [
@@ -16,7 +17,9 @@ __all__ = [
     "CheckFailed",
     "ConformanceError",
     "Fixture",
+    "Gate",
     "Report",
+    "Sheet",
     "Snapshot",
     "Trial",
     "check",
@@ -25,4 +28,6 @@ __all__ = [
     "demand",
     "fixture",
     "fixtures",
+    "gate",
+    "sheet",
 ]

@@ -224,7 +224,7 @@ def spellings(kind: str) -> dict[str, tuple[nn.Module, str, Any]]:
     return {"separate modules": (separate, "2", TABLE(ROWS, DOUBLE)), **found}
 
 
-@check("spelling invariant", claim="spelling invariant", form=("attribution",))
+@check("spelling invariant", claim="spelling invariant", form=("attribution", "measure"))
 def spelling_invariant(case: Case) -> None:
     """Activations as modules, functions, in place, reused or as clamp give the same values, or are refused by name."""
     expected: list[Tensor] | None = None
