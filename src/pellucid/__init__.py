@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pellucid.contract import Attribution, Card, Examples, Explanation, Measure, Method, Rules, Semantics, Text
     from pellucid.contract.storage import load
     from pellucid.engine import Subject, explain
+    from pellucid.engine.columns import Columns
     from pellucid.engine.target import margin, unit
     from pellucid.evaluation.comparing import compare
 
@@ -20,6 +21,7 @@ _HOME = {
     "advise": "pellucid.advice",
     "explain": "pellucid.engine",
     "Subject": "pellucid.engine",
+    "Columns": "pellucid.engine.columns",
     "unit": "pellucid.engine.target",
     "margin": "pellucid.engine.target",
     "load": "pellucid.contract.storage",
@@ -50,6 +52,7 @@ def __dir__() -> list[str]:
 __all__ = [
     "Attribution",
     "Card",
+    "Columns",
     "Examples",
     "Explanation",
     "Measure",

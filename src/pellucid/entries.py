@@ -22,6 +22,14 @@ ENTRIES = (
         test="tests/report/test_trust_necessity.py::test_on_planted_lines_the_readable_model_is_recommended",
     ),
     Entry(
+        name="heterogeneous-data-support",
+        kind="requirement",
+        title="Mixed tables in their own columns",
+        does="Numbers, categories and missing values are explained column by column, and no row is tried that could not be.",
+        use="px.Columns(transformer)",
+        test="tests/engine/test_columns.py::test_sums_over_a_group_are_what_removing_the_group_does",
+    ),
+    Entry(
         name="lime-breast-cancer-demo",
         kind="demo",
         title="LIME on a breast-cancer classifier",
@@ -76,6 +84,12 @@ ENTRIES = (
         does="Places every method once in six surveys' trees; a page filters by words, form, scope, needs and place.",
         use="px.catalogue.tree; px.catalogue.html",
         test="tests/show/test_catalogue.py::test_a_tree_holds_each_method_once_and_leads_back_to_its_place",
+        name="time-critical-explanations",
+        kind="requirement",
+        title="Explanations within a deadline",
+        does="Methods are timed on the caller's rows and cut to the deadline where they state their error, or refused.",
+        use="px.advise(deadline=...); pellucid advise --deadline",
+        test="tests/advice/test_advise.py::test_the_deadline_is_met_with_fewer_draws_where_the_method_states_its_error",
     ),
     Entry(
         name="trait-confidence",
