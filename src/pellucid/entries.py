@@ -84,6 +84,8 @@ ENTRIES = (
         does="Places every method once in six surveys' trees; a page filters by words, form, scope, needs and place.",
         use="px.catalogue.tree; px.catalogue.html",
         test="tests/show/test_catalogue.py::test_a_tree_holds_each_method_once_and_leads_back_to_its_place",
+    ),
+    Entry(
         name="time-critical-explanations",
         kind="requirement",
         title="Explanations within a deadline",

@@ -7,7 +7,6 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import digamma, log_ndtr
 
 ROUNDS = 200
 MERGE_ROUNDS = 5
@@ -134,6 +133,8 @@ def _maximised(
 
 def _log_shares(sizes: np.ndarray, concentration: float) -> np.ndarray:
     """Expected logarithms of the shares that broken sticks have after so many rows each."""
+    from scipy.special import digamma
+
     rest = sizes[::-1].cumsum()[::-1] - sizes
     one, two = 1 + sizes, concentration + rest
     both = digamma(one + two)
@@ -152,6 +153,8 @@ def _nets(slopes: np.ndarray, pairs: tuple[tuple[float, float], ...]) -> tuple[n
 
 def log_total(one: np.ndarray, two: np.ndarray) -> np.ndarray:
     """log ∫ exp(-λ₁|b| - λ₂ b²) db, which makes an elastic net a density of one slope."""
+    from scipy.special import log_ndtr
+
     root = np.sqrt(2 * two)
     # 2 √(π/λ₂) exp(λ₁²/4λ₂) Φ(-λ₁/√(2λ₂))
     return math.log(2) + np.log(math.pi / two) / 2 + one**2 / (4 * two) + log_ndtr(-one / root)
