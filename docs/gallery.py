@@ -15,6 +15,7 @@ from typing import Any
 
 import gallery_backwards
 import gallery_changes
+import gallery_comparison
 import gallery_effects
 import gallery_examples
 import gallery_masks
@@ -36,6 +37,7 @@ ENTRIES: tuple[Entry, ...] = (
     *gallery_effects.ENTRIES,
     *gallery_words.ENTRIES,
     *gallery_examples.ENTRIES,
+    *gallery_comparison.ENTRIES,
 )
 
 LEFT_OUT = {

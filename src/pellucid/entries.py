@@ -14,6 +14,15 @@ ENTRIES = (
         test="tests/contract/test_release.py::test_every_claim_is_tried_and_kept",
     ),
     Entry(
+        name="explanation-comparison-criterion",
+        kind="tool",
+        title="Methods compared, and one recommended",
+        does="Measures several methods on the same rows: ranks, intervals, disagreement, one with the reason.",
+        use="px.compare(model, inputs); pellucid compare MODEL",
+        test="tests/oracles/evaluation/test_compare.py::"
+        "test_on_a_linear_model_the_weights_and_the_contributions_are_as_good_as_can_be",
+    ),
+    Entry(
         name="faithfulness-disclaimer",
         kind="requirement",
         title="A story put to the test, and the question whether a black box is needed",
@@ -28,6 +37,14 @@ ENTRIES = (
         does="Numbers, categories and missing values are explained column by column, and no row is tried that could not be.",
         use="px.Columns(transformer)",
         test="tests/engine/test_columns.py::test_sums_over_a_group_are_what_removing_the_group_does",
+    ),
+    Entry(
+        name="lenet-saliency-comparison",
+        kind="demo",
+        title="Four saliency methods side by side on digits",
+        does="Draws five digits by four methods, and holds a survey's claim about their noise against all held-out ones.",
+        use="python docs/gallery.py lenet",
+        test="tests/docs/test_gallery.py::test_four_saliency_maps_of_digits_are_as_noisy_as_is_told",
     ),
     Entry(
         name="lime-breast-cancer-demo",

@@ -78,3 +78,16 @@ def test_the_survey_s_illustrations_say_the_same_today(draw, name, told, monkeyp
     drawn = getattr(importlib.import_module("gallery_tables"), draw)()
     kept = json.loads((DOCS / "gallery" / "numbers.json").read_text(encoding="utf-8"))[name]
     assert drawn.numbers[told] == pytest.approx(kept[told], abs=0.05)
+
+
+@pytest.mark.slow
+def test_four_saliency_maps_of_digits_are_as_noisy_as_is_told(monkeypatch):
+    """The claim is asserted over all held-out digits while the figure is made; statistics and verdicts are those kept."""
+    monkeypatch.syspath_prepend(DOCS)
+    drawn = importlib.import_module("gallery_comparison").lenet()
+    kept = json.loads((DOCS / "gallery" / "numbers.json").read_text(encoding="utf-8"))["lenet-saliency"]
+    assert drawn.numbers["verdicts"] == kept["verdicts"]
+    for name, statistics in kept["statistics"].items():
+        for statistic, interval in statistics.items():
+            assert drawn.numbers["statistics"][name][statistic] == pytest.approx(interval, abs=0.05)
+            assert interval["low"] < interval["mean"] < interval["high"]

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import pellucid as px
-from pellucid.evaluation import Infidelity
+from pellucid.evaluation import Infidelity, MaxSensitivity
 
 metrics = pytest.importorskip("captum.metrics")
 
@@ -32,4 +32,31 @@ def test_infidelity_over_every_square(scaled):
     )
     method = Infidelity(of="vanilla-gradient", reading="slope", change="square", side=2, baseline=0.25, scaled=scaled)
     ours = px.explain(net, x, method, target=1)
+    assert torch.allclose(ours.values, theirs, atol=1e-12)
+
+
+def test_max_sensitivity_at_the_same_points():
+    """Captum gives the change as a share of the values' norm; it is asked about the points that ours drew."""
+    generator = torch.Generator().manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).double().eval()
+    for p in net.parameters():
+        p.data = torch.randn(p.shape, generator=generator).double()
+    x = torch.randn(1, 6, generator=generator).double()
+    seen = []
+
+    def call(model, value):
+        seen.append(value.detach().clone())
+        return model(value)
+
+    method = MaxSensitivity(of="vanilla-gradient", relative=True, radius=0.3, samples=7)
+    ours = px.explain(px.Subject(net, call=call), x, method, target=1)
+    drawn = next(v for v in seen if len(v) == 7)
+    assert ((drawn - x).norm(dim=1) <= 0.3).all()
+
+    def gradient(inputs):
+        with torch.enable_grad():
+            value = inputs[0].detach().requires_grad_()
+            return (torch.autograd.grad(net(value)[:, 1].sum(), value)[0],)
+
+    theirs = metrics.sensitivity_max(gradient, x, perturb_func=lambda inputs: (drawn,), n_perturb_samples=7)
     assert torch.allclose(ours.values, theirs, atol=1e-12)

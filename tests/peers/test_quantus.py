@@ -13,7 +13,7 @@ from torch import nn
 import pellucid as px
 from pellucid.contract import Attribution, Card, Method
 from pellucid.engine import impute
-from pellucid.evaluation import InsertionDeletion, RegionPerturbation, SensitivityN
+from pellucid.evaluation import HeatmapEntropy, InsertionDeletion, PointingGame, RegionPerturbation, SensitivityN
 
 
 def load():
@@ -65,7 +65,13 @@ def ask_quantus(metric, net, x, y, **settings):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return metric(
-            model=net, x_batch=x.numpy(), y_batch=y.numpy(), a_batch=values(x).numpy(), device="cpu", softmax=False
+            model=net,
+            x_batch=x.numpy(),
+            y_batch=y.numpy(),
+            a_batch=values(x).numpy(),
+            device="cpu",
+            softmax=False,
+            **settings,
         )
 
 
@@ -143,3 +149,28 @@ def test_road():
     # A picture whose margin is nearer to zero than our noise moves it may change sides.
     assert np.abs(np.array([*theirs.values()]) - found.numpy()).max() <= 1 / 6 + 1e-9
     assert np.abs(np.array([*theirs.values()]) - found.numpy()).mean() < 1 / 12
+
+
+def test_sparseness_is_the_gini_index():
+    """Quantus adds 1e-7 to every magnitude."""
+    quantus = load()
+    net, x, y = case()
+    theirs = ask_quantus(quantus.Sparseness(**{**PLAIN, "abs": True}), net, x, y)
+    ours = px.explain(net, x, HeatmapEntropy(of=Given(), figure="gini"), target=y)
+    assert np.allclose(theirs, ours.values.numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", ["sum", "absolute"])
+def test_pointing_game(pooling):
+    """Masks that hold the third largest value, or the largest: both say which row points into its mask."""
+    quantus = load()
+    net, x, y = case(rows=6)
+    figure = values(x) if pooling == "sum" else values(x).abs()
+    order = figure.flatten(1).argsort(1, descending=True)
+    place = torch.where(torch.arange(6) % 2 == 0, order[:, 0], order[:, 2])
+    masks = torch.zeros(6, 54, dtype=torch.bool).scatter_(1, place[:, None], True).reshape(x.shape)
+    settings = {**PLAIN, "abs": pooling == "absolute"}
+    theirs = ask_quantus(quantus.PointingGame(**settings), net, x, y, s_batch=masks.numpy())
+    method = PointingGame(of=Given(), pooling=pooling)
+    ours = px.explain(net, x, method, target=y, data={"masks": masks[:, 0]})
+    assert [bool(hit) for hit in theirs] == ours.values.bool().tolist() == [True, False] * 3

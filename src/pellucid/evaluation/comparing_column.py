@@ -37,7 +37,7 @@ class Run:
     metrics: Mapping[str, Evaluation]
     kept: Kept | None
     budget: float | None
-    memo: dict[bytes, Tensor] = field(default_factory=dict)
+    memo: dict[bytes, Tensor] | None = field(default_factory=dict)
 
     def column(self, method: Method) -> Column:
         """One method, explained once and measured by every metric; from the folder where it is there."""

@@ -21,7 +21,13 @@ from pellucid.evaluation.marked import maps, places, refuse_pooling
 
 __all__ = ["HeatmapEntropy"]
 
-FIGURES = {"grey levels": "bits", "shares": "bits", "bytes": "bytes", "gini": "Gini index"}
+FIGURES = {
+    "grey levels": "bits",
+    "shares": "bits",
+    "bytes": "bytes",
+    "gini": "Gini index",
+    "variation": "share of the map",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +41,15 @@ class HeatmapEntropy(Evaluation):
     - ``bytes``: the size of the map as an 8-bit greyscale PNG file (made in memory).
     - ``shares``: the entropy of the magnitudes as shares of their sum, in bits: log₂ n where all n places matter alike.
     - ``gini``: the Gini index of the magnitudes: 0 where all matter alike, near 1 where one place alone does.
+    - ``variation``: the total variation, the sum of differences between neighbours along each axis, as a share of the sum
+      of magnitudes: 0 for an even map, large for a noisy one; 2 for one place inside a line, 4 inside a picture.
 
     Choose in ``figure`` which of them ``values`` is; `facts` hold all. Lower is simpler, for ``gini`` higher. A map of
     zeros counts as one where all places matter alike. ``source["overall"]`` is the mean over rows with its 95 % interval.
 
     Args:
         of: the explanation that is measured: a method or its name.
-        figure: "grey levels", "bytes", "shares" or "gini".
+        figure: "grey levels", "bytes", "shares", "gini" or "variation".
         bins: grey levels of the histogram.
         pooling: how a place's channels become one figure: "sum", "absolute" (of the sum), "norm" or "largest".
 
@@ -95,6 +103,7 @@ class HeatmapEntropy(Evaluation):
             "bytes": torch.tensor([len(png(grey)) for grey in levels(v, 256)], dtype=torch.float64),
             "shares": share_entropy(flat),
             "gini": gini(flat),
+            "variation": variation(v),
         }
         found = figures[self.figure]
         return Measure(
@@ -138,6 +147,13 @@ def gini(flat: Tensor) -> Tensor:
     weight = 2 * torch.arange(1, count + 1, dtype=torch.float64) - count - 1
     total = ordered.sum(1)
     return torch.where(total > 0, (ordered * weight).sum(1) / (count * torch.where(total > 0, total, 1.0)), 0.0)
+
+
+def variation(v: Tensor) -> Tensor:
+    """``Σ |v_i - v_j| / Σ |v|`` over neighbours i, j along each axis of a row's figures; 0 for a map of zeros."""
+    apart = torch.stack([v.diff(dim=axis).abs().flatten(1).sum(1) for axis in range(1, v.dim())]).sum(0)
+    total = v.abs().flatten(1).sum(1)
+    return torch.where(total > 0, apart / torch.where(total > 0, total, 1.0), 0.0)
 
 
 def png(grey: Tensor) -> bytes:

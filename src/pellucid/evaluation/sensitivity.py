@@ -19,6 +19,7 @@ __all__ = ["MaxSensitivity"]
 
 SEARCHES = ("sampling", "ascent")
 BALLS = ("l2", "linf")
+AT_ONCE = 1 << 22  # values of points that are asked about in one call
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,13 +107,16 @@ class MaxSensitivity(Evaluation):
             judged = judged.inside()
             ask = judged.ask
         here, count = _flat(judged.parts), self.samples
+        wide = sum(x[0].numel() for x in ask.inputs.floats)
         sizes = torch.empty(len(here), count, dtype=torch.float64)
-        start = torch.empty(len(here), sum(x[0].numel() for x in ask.inputs.floats), dtype=torch.float64)
-        for row in range(len(here)):
-            moves = torch.stack([self._drawn(ask, row, number) for number in range(count)])
-            change = self._moved(judged, torch.full((count,), row), moves) - here[row]
-            sizes[row] = change.norm(dim=1)
-            start[row] = moves[int(sizes[row].argmax())]
+        start = torch.empty(len(here), wide, dtype=torch.float64)
+        step = max(1, AT_ONCE // (count * max(wide, here.shape[1])))
+        for first in range(0, len(here), step):  # many points at once, as most methods take hardly longer for them
+            rows = torch.arange(first, min(first + step, len(here)))
+            moves = torch.stack([self._drawn(ask, row, number) for row in rows.tolist() for number in range(count)])
+            change = self._moved(judged, rows.repeat_interleave(count), moves) - here[rows].repeat_interleave(count, 0)
+            sizes[rows] = change.norm(dim=1).reshape(len(rows), count)
+            start[rows] = moves.reshape(len(rows), count, wide)[torch.arange(len(rows)), sizes[rows].argmax(1)]
         most = sizes.amax(1)
         found = most if self.search == "sampling" else self._climb(judged, here, start, most)
         length = here.norm(dim=1)

@@ -1,6 +1,7 @@
 """A comparison against its parts: each metric by itself, intervals, ranks and correlations by other programs."""
 
 import dataclasses
+import itertools
 import json
 from dataclasses import dataclass
 from typing import ClassVar
@@ -210,6 +211,86 @@ def test_the_command_prints_the_table(capsys):
     assert all(name in out for name in ("gradient-x-input", "grad-cam", "deep-shap", "lower is better"))
     assert main([*arguments, "--metrics", "insertion-deletion", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["source"]["comparison"]["means"]) == 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chance(Method):
+    """A map of noise."""
+
+    number: int = 0
+
+    card: ClassVar[Card] = Card(
+        name="test-chance", title="Chance", question="What?", form="attribution", scope="local", citation="none"
+    )
+
+    def explain(self, subject, ask, state):
+        ask.score  # noqa: B018
+        return Attribution(values=drawn(*ask.inputs.floats[0].shape, seed=100 + self.number))
+
+
+def test_on_a_linear_model_the_weights_and_the_contributions_are_as_good_as_can_be():
+    """Zero baseline: w is without infidelity and never moves; w·x correlates at every size and has the best areas."""
+    net = nn.Linear(5, 2, **DOUBLE).eval()
+    net.weight.data, net.bias.data = drawn(2, 5, seed=1), drawn(2, seed=2)
+    x = drawn(4, 5, seed=3)
+    chance = {f"chance {k}": Chance(number=k) for k in range(8)}
+    metrics = {
+        "deletion": InsertionDeletion(way="deletion", features="element"),
+        "insertion": InsertionDeletion(way="insertion", features="element"),
+        "sensitivity-n": px.evaluation.SensitivityN(features="element", sizes=(1, 2, 3, 4)),
+        "infidelity": px.evaluation.Infidelity(reading="slope", samples=20),
+        "max-sensitivity": px.evaluation.MaxSensitivity(),
+    }
+    found = px.compare(net, x, {"w": "vanilla-gradient", "w·x": "gradient-x-input", **chance}, metrics, target=1)
+    rows, share = found.parts["rows"], np.linspace(0, 1, 6)
+    assert rows[0, 3].abs().max() < 1e-20  # infidelity of w, for any change
+    assert rows[0, 4].abs().max() == 0
+    assert torch.allclose(rows[1, 2], torch.ones(4, **DOUBLE))
+    w, b = net.weight[1].detach().numpy(), net.bias[1].item()
+    for r in range(4):
+        parts = w * x[r].numpy()
+        orders = [np.cumsum([0.0, *parts[list(order)]]) for order in itertools.permutations(range(5))]
+        alone = [np.trapezoid(b + curve, share) for curve in orders]
+        gone = [np.trapezoid(b + parts.sum() - curve, share) for curve in orders]
+        assert rows[1, 0, r].item() == pytest.approx(min(gone))
+        assert rows[1, 1, r].item() == pytest.approx(max(alone))
+    mean = rows.mean(2)
+    assert mean[2:, 0].mean() > mean[1, 0] + 0.5
+    assert mean[2:, 1].mean() < mean[1, 1] - 0.5
+    assert mean[2:, 2].mean() < 0.5
+    assert mean[2:, 3].mean() > 0.1
+
+
+def test_metrics_that_disagree_are_shown_and_no_figure_is_made_of_them_all():
+    """A long map of noise is sparse or not, and that says nothing of its faithfulness."""
+    methods = {"contributions": "gradient-x-input", "slopes": "vanilla-gradient", "few": Few(), "chance": Chance()}
+    metrics = {"insertion": METRICS["insertion"], "sparsity": px.evaluation.HeatmapEntropy(figure="gini")}
+    found = px.compare(Net(), drawn(9, 6, seed=5), methods, metrics)
+    told, rank = found.source["comparison"], found.parts["rank"].numpy()
+    want = stats.spearmanr(rank[:, 0], rank[:, 1])[0]
+    assert found.parts["metric_agreement"][0, 1].item() == pytest.approx(want)
+    assert want < 0
+    assert told["methods"][int(rank[:, 1].argmin())] == "few"
+    assert told["recommended"] == told["methods"][int(rank[:, 0].argmin())] != "few"  # simplicity has no say
+    assert "insertion" in told["reason"]
+    assert "sparsity" not in told["reason"]
+    assert "opposite orders" in found.describe()
+    assert found.values.shape == (4, 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Few(Method):
+    """Points at the input that matters least."""
+
+    card: ClassVar[Card] = Card(
+        name="test-few", title="Few", question="What?", form="attribution", scope="local", citation="none"
+    )
+
+    def explain(self, subject, ask, state):
+        ask.score  # noqa: B018
+        values = torch.zeros_like(ask.inputs.floats[0])
+        values[:, -1] = -1.0
+        return Attribution(values=values)
 
 
 class Clock:

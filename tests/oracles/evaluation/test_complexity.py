@@ -36,6 +36,11 @@ def test_every_figure_is_that_of_the_definition(rows, shape):
         assert found.facts["shares"][row].item() == pytest.approx(entropy(abs(a) / total for a in v))
         apart = sum(abs(abs(a) - abs(b)) for a in v for b in v)  # the Gini index as a mean difference
         assert found.facts["gini"][row].item() == pytest.approx(apart / (2 * len(v) * total))
+        place = x[row] if len(shape) == 1 else x[row].sum(0)
+        steps = [place[i + 1] - place[i] for i in range(len(place) - 1)]
+        steps += [place[:, i + 1] - place[:, i] for i in range(place.shape[1] - 1)] if place.dim() == 2 else []
+        varied = sum(step.abs().sum().item() for step in steps)
+        assert found.facts["variation"][row].item() == pytest.approx(varied / total)
 
 
 def test_one_value_has_no_entropy_and_all_levels_have_the_most():
@@ -48,6 +53,8 @@ def test_one_value_has_no_entropy_and_all_levels_have_the_most():
     assert focused.values.item() == pytest.approx(0.99)
     assert focused.facts["shares"].item() == 0.0
     assert focused.better == "higher"
+    assert measured(one, figure="variation").values.item() == 2.0  # one step up and one down
+    assert measured(torch.full((1, 1, 4, 4), 3.0, **DOUBLE), figure="variation").values.item() == 0.0
     nothing = measured(torch.zeros(1, 4, **DOUBLE)).facts
     assert (nothing["grey_levels"].item(), nothing["gini"].item(), nothing["shares"].item()) == (0.0, 0.0, 2.0)
 
