@@ -34,7 +34,7 @@ ENTRIES = (
         name="heterogeneous-data-support",
         kind="requirement",
         title="Mixed tables in their own columns",
-        does="Numbers, categories and missing values are explained by column; no row is tried that could not be.",
+        does="Numbers, categories and missing values are explained column by column; only rows that could be are tried.",
         use="px.Columns(transformer)",
         test="tests/engine/test_columns.py::test_sums_over_a_group_are_what_removing_the_group_does",
     ),
