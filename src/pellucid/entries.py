@@ -95,6 +95,14 @@ ENTRIES = (
         test="tests/oracles/evaluation/test_frontier.py::test_a_planted_interaction_opens_one",
     ),
     Entry(
+        name="reusability-consistent-fidelity",
+        kind="requirement",
+        title="Rules used again",
+        does="Saved rules are measured anew on other rows or another model; a drop is told with its interval.",
+        use="pellucid.evaluation.reuse(rules, model, inputs)",
+        test="tests/oracles/evaluation/test_reuse.py::test_no_drop_on_rows_of_the_same_kind_and_the_stated_one_on_shifted_rows",
+    ),
+    Entry(
         name="taxonomy-registry",
         kind="tool",
         title="The catalogue by each survey's taxonomy",
