@@ -23,6 +23,14 @@ ENTRIES = (
         "test_on_a_linear_model_the_weights_and_the_contributions_are_as_good_as_can_be",
     ),
     Entry(
+        name="explanation-complexity-control",
+        kind="tool",
+        title="Rules within a budget",
+        does="Caps depth, rules and literals of a tree by pruning, refusal or a summary, and tells the fidelity lost.",
+        use="px.rules.control(rules, model, inputs, budget)",
+        test="tests/oracles/rules/test_control.py::test_caps_are_met_exactly_and_the_loss_is_told",
+    ),
+    Entry(
         name="faithfulness-disclaimer",
         kind="requirement",
         title="A story put to the test, and the question whether a black box is needed",
