@@ -14,6 +14,14 @@ ENTRIES = (
         test="tests/contract/test_release.py::test_every_claim_is_tried_and_kept",
     ),
     Entry(
+        name="domain-user-tailoring",
+        kind="requirement",
+        title="The users' own words",
+        does="Names features, classes, concepts and regions as a file by experts says, and tells what has no word.",
+        use="px.report.Vocabulary; px.report(vocabulary=...); pellucid report --vocabulary",
+        test="tests/report/test_audience_terms.py::test_every_id_is_resolved_or_told",
+    ),
+    Entry(
         name="explanation-comparison-criterion",
         kind="tool",
         title="Methods compared, and one recommended",

@@ -52,11 +52,17 @@ def command(
     title: Annotated[str, Parameter(help="The page's title.")] = "What the network answered, and why",
     seed: Annotated[int, Parameter(help="Random draws depend on it and on the row alone.")] = 0,
     keeping: Keeping = BRIEFLY,
+    vocabulary: Annotated[
+        Path | None, Parameter(help="A JSON file with your own words for features and classes.")
+    ] = None,
+    held_out: Annotated[
+        str | None, Parameter(help="Rows the network has not seen: test, or a file; says which answers to rely on.")
+    ] = None,
     force: Annotated[bool, Parameter(negative="", help="Overwrite an existing page.")] = False,
     loading: models.Wish = models.AS_IT_COMES,
 ) -> int:
     """Write a page about a model's answers for some inputs: what it answered, why, and how far to believe it."""
-    from pellucid.report import write
+    from pellucid.report import Vocabulary, write
 
     results.free(out, force)
     if keeping.record:
@@ -88,6 +94,8 @@ def command(
             "data": _named_data(data),
         },
         names=rows.names,
+        vocabulary=None if vocabulary is None else Vocabulary.read(vocabulary),
+        held_out=inputs.data(held_out, loaded, learns=True),
     )
     terminal.say(f"Open this page: {terminal.clean(page.resolve())}")
     if keeping.record:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from pellucid.report.audience_terms import Term, Vocabulary
 from pellucid.report.digits import demo
 from pellucid.report.record import override, read
 from pellucid.report.replay import Replay, replay
@@ -31,6 +32,8 @@ __all__ = [
     "Section",
     "Side",
     "Table",
+    "Term",
+    "Vocabulary",
     "congruence",
     "demo",
     "limits",

@@ -14,6 +14,7 @@ import pellucid
 from pellucid.contract import Explanation
 from pellucid.engine import Subject, as_subject
 from pellucid.engine.batch import Progress
+from pellucid.report.audience import Additions
 from pellucid.report.case import Case
 from pellucid.report.computed import NAMED, asked, computed, environment
 from pellucid.report.dossier import MOST, Dossier, compute, named_parts, question
@@ -93,6 +94,9 @@ def write(
     progress: Any = False,
     named: Mapping[str, str] | None = None,
     names: Sequence[str] = (),
+    vocabulary: Any = None,
+    held_out: Any = None,
+    sections: Sequence[Section] = (),
 ) -> Path:
     """Write one self-contained page that explains each row, and say where it is.
 
@@ -118,6 +122,12 @@ def write(
         progress: `True` shows a bar; a function gets (done, total, label).
         named: what the command line calls "model", "input" and "data", so that replaying finds them again.
         names: what each row is called.
+        vocabulary: the user's own words for features and classes: a `Vocabulary`, or {"feature:x1": "blood pressure"}.
+        held_out: (X, y) that the network has not seen: then the page says, with `data` as what it learnt from, which
+            answers may be relied on and about which to ask a person, as `report.limits` does.
+        sections: further sections, such as `report.necessity(...).section()`.
+
+    The last three are no part of a record: whoever wants both words and a record gives ``vocabulary.apply(model)``.
 
     The page embeds pictures of the inputs.
 
@@ -128,6 +138,7 @@ def write(
         ...     px.report(net, torch.ones(1, 3), ["vanilla-gradient"], path=f"{folder}/page.html").name
         'page.html'
     """
+    added = Additions.of(vocabulary, held_out, sections, data, record)
     masks = named_parts(parts, inputs)
     put = question(inputs, methods, labels, audience, data, target=target, seed=seed, private=private, parts=masks)
     path = free(path, overwrite)
@@ -135,10 +146,11 @@ def write(
     if beside is not None:
         free(beside, overwrite)
     loggable(log)
-    subject = as_subject(model)
+    subject = as_subject(model) if added.words is None else added.words.apply(model)
     with Progress(progress).bar(len(put.methods) + 1, "report") as step:
         dossier = compute(subject, put, step)
     story = tell(dossier, title=title, responsible=responsible, contest=contest)
+    story.sections += [drawn(part, audience) for part in added.made(subject, inputs, data)]
     log_lines(log, dossier)
     if beside is None:
         return save(story.html(audience), path, overwrite=overwrite)
