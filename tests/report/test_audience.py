@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pellucid import report
-from pellucid.app.command import main
+from pellucid.__main__ import main
 from pellucid.contract.errors import InputError
 from pellucid.report import Section, Vocabulary
 
