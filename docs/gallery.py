@@ -47,7 +47,7 @@ LEFT_OUT = {
     "Copies of the picture (gbp-image-recovery-theory)": "figure to come",
     "Codes and factors (disentanglement-metrics)": "figure to come",
     "How far to trust an answer (trust-score)": "figure to come",
-    "Tests of attention (attention-is-not-explanation)": "figure to come",
+    "Tests of attention (attention-is-not-explanation, attention-is-not-not-explanation)": "figure to come",
     "Networks that agree (deepconsensus)": "figure to come",
     "Slopes over all rows (gradient-sensitivity-global)": "figure to come",
     "Axioms (axiom-completeness, attribution-axiom-tests)": "figure to come",

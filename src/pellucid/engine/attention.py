@@ -150,10 +150,10 @@ class _Use:
         weights = self.softmax.outs[0].detach()
         axis = self.softmax.leaves[1]
         self._refuse_windows(weights.movedim(axis, -1), rows)
-        by_head = _by_head(weights, axis, rows)
-        back = torch.zeros_like(by_head) if grad is None else _by_head(grad, axis, rows)
-        own = self.own and by_head.shape[2] == by_head.shape[3]
-        return Map(self.softmax.module, by_head, back, self._mixed(by_head), own, axis=axis)
+        laid = by_head(weights, axis, rows)
+        back = torch.zeros_like(laid) if grad is None else by_head(grad, axis, rows)
+        own = self.own and laid.shape[2] == laid.shape[3]
+        return Map(self.softmax.module, laid, back, self._mixed(laid), own, axis=axis)
 
     def _refuse_windows(self, weights: Tensor, rows: int) -> None:
         """Windows share the first axis with the rows, as heads may do; with windows there are more keys than in one map."""
@@ -182,7 +182,7 @@ class _Use:
         return x.detach().reshape(rows, heads, keys, -1)
 
 
-def _by_head(weights: Tensor, axis: int, rows: int) -> Tensor:
+def by_head(weights: Tensor, axis: int, rows: int) -> Tensor:
     """Weights over `axis` as (N, heads, queries, keys). Rows come first, alone or together with the heads."""
     weights = weights.movedim(axis, -1)
     if weights.dim() == 2:

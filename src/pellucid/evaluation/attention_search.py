@@ -7,11 +7,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from pellucid.contract.errors import InputError
+
 __all__: list[str] = []
 
 LEAST = 1e-3  # what is left of the length of steps at the end
 HALVINGS = 12
 TINY = 1e-30
+SCORES = ("logits", "probabilities")
 
 Judge = Callable[[Tensor], tuple[Tensor, Tensor]]  # weights to (divergence, change of the output), one entry per job
 Found = tuple[Tensor, Tensor, Tensor]  # divergence, weights, change of the output
@@ -28,6 +31,20 @@ def divergence(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
 def distance(first: Tensor, second: Tensor) -> Tensor:
     """Total variation between probabilities (jobs, classes), from 0 to 1."""
     return (first - second).abs().sum(1) / 2
+
+
+def probabilities(output: Tensor, scores: str) -> Tensor:
+    """The classes' probabilities (rows, classes) of "logits" or "probabilities"; one column is the second of two."""
+    if output.dim() != 2:
+        raise InputError(
+            "The model must give one row of scores per input row, whose probabilities can be compared",
+            got=f"shape {tuple(output.shape)}",
+            hint="Subject(model, output=lambda out: out.logits[:, -1])",
+        )
+    if output.shape[1] == 1:
+        chance = output.sigmoid() if scores == "logits" else output
+        return torch.cat([1 - chance, chance], 1)
+    return output.softmax(1) if scores == "logits" else output
 
 
 def permuted(real: Tensor, noise: Tensor) -> Tensor:

@@ -19,7 +19,16 @@ from pellucid.engine.attention import Map
 from pellucid.engine.evaluation import by_class, overall
 from pellucid.engine.layout import Layout, lay
 from pellucid.engine.settings import whole
-from pellucid.evaluation.attention_search import TINY, Found, ascend, distance, divergence, permuted
+from pellucid.evaluation.attention_search import (
+    SCORES,
+    TINY,
+    Found,
+    ascend,
+    distance,
+    divergence,
+    permuted,
+    probabilities,
+)
 from pellucid.evaluation.similarity import steady
 
 __all__ = ["AttentionIsNotExplanation"]
@@ -28,7 +37,6 @@ CAVEAT = (
     "Other weights that give the same answer show that these weights are not the only account of it, not that they are "
     "useless: attention may still be one of several plausible reasons (Wiegreffe & Pinter 2019)."
 )
-SCORES = ("logits", "probabilities")
 GRADIENTS = ("norm", "product")
 SPREAD = 4.0  # of the logits that the search starts from
 
@@ -138,7 +146,7 @@ class AttentionIsNotExplanation(Method):
         self._check(ask)
         read = self._read(ask)
         assert ask.output is not None
-        before = self.probabilities(ask.output)
+        before = probabilities(ask.output, self.scores)
         places = read.mean(read.real)[:, read.layout.extra :]
         slopes = _slopes(ask, read, self.gradient == "product")
         without = self._left_out(ask, read, before)
@@ -179,20 +187,6 @@ class AttentionIsNotExplanation(Method):
                 raise MethodError(f"The '{name}' must be one of {known}", got=repr(getattr(self, name)))
         if ask.unit_place is not None:
             raise TargetError("The 'target' must be a score of the model's output", got=f"a unit of {ask.unit_place}")
-
-    def probabilities(self, output: Tensor) -> Tensor:
-        """The classes' probabilities (rows, classes) of an output; one column is the second of two classes."""
-        if output.dim() != 2:
-            raise InputError(
-                "The model must give one row of scores per input row, whose probabilities can be compared",
-                got=f"shape {tuple(output.shape)}",
-                hint="Subject(model, output=lambda out: out.logits[:, -1])",
-            )
-        logits = self.scores == "logits"
-        if output.shape[1] == 1:
-            chance = output.sigmoid() if logits else output
-            return torch.cat([1 - chance, chance], 1)
-        return output.softmax(1) if logits else output
 
     def _read(self, ask: Ask) -> _Read:
         """Every map of every row, and where the tested one lies."""
@@ -237,7 +231,7 @@ class AttentionIsNotExplanation(Method):
             return tuple(values)
 
         def fold(rows: Tensor, steps: Tensor, output: Tensor) -> None:
-            found[rows, steps] = distance(self.probabilities(output), before[rows]).double().cpu()
+            found[rows, steps] = distance(probabilities(output, self.scores), before[rows]).double().cpu()
 
         maps = read.maps if self.hold else []
         label = f"{self.card.title}: tokens"
@@ -258,7 +252,7 @@ class AttentionIsNotExplanation(Method):
             return [torch.where(counts[rows][..., None], permuted(real, noise.to(real.device)), real)]
 
         def fold(rows: Tensor, steps: Tensor, output: Tensor) -> None:
-            found[rows, steps] = distance(self.probabilities(output), before[rows]).double().cpu()
+            found[rows, steps] = distance(probabilities(output, self.scores), before[rows]).double().cpu()
 
         label = f"{self.card.title}: permutations"
         attention_swap.sweep(ask, self.permutations, read.tested, points, fold, label=label)
@@ -297,7 +291,7 @@ class AttentionIsNotExplanation(Method):
         real, share = read.real[rows], read.share[rows]
 
         def output(weights: Tensor) -> Tensor:
-            return self.probabilities(attention_swap.output(ask, read.tested, rows, [weights]))
+            return probabilities(attention_swap.output(ask, read.tested, rows, [weights]), self.scores)
 
         with torch.no_grad():
             before = output(real)

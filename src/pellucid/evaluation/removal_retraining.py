@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -19,6 +14,7 @@ from torch.nn import functional
 from pellucid.contract import Card, Measure, tensors
 from pellucid.contract.errors import InputError, LayerError, MethodError, NeedError
 from pellucid.engine import Ask, Subject, feature
+from pellucid.engine.cells import Cells
 from pellucid.engine.data import rows_like
 from pellucid.engine.evaluation import Evaluation, Judged, random_order, ranking, replace_model
 from pellucid.engine.inputs import Inputs
@@ -145,7 +141,7 @@ class RemoveAndRetrain(Evaluation):
             train=_Ranked.of(inputs, train.labels, self.features, values, asked),
             test=_Ranked.of(ask.inputs, held_out, self.features, judged.parts, ask),
             recipe=own.get("recipe") or _recipe(subject, inputs, self.epochs),
-            store=_Store.of(own.get("store"), self, ask, asked, train.labels, held_out),
+            store=_store(own.get("store"), self, ask, asked, train.labels, held_out),
             seed=ask.seed,
         )
         label, cells = self.card.title, []
@@ -216,14 +212,16 @@ class _Work:
     train: _Ranked
     test: _Ranked
     recipe: Recipe
-    store: _Store | None
+    store: Cells
     seed: int
 
     def cell(self, order: str, share: float, repeat: int) -> float:
         """The accuracy, read from the store where it is there."""
-        name = f"{order}-{share:g}-{repeat}"
-        if self.store is not None and (known := self.store.read(name)) is not None:
-            return known
+        made = self.store.get(f"{order}-{share:g}-{repeat}", lambda: {"accuracy": [self.made(order, share, repeat)]})
+        return made["accuracy"][0]
+
+    def made(self, order: str, share: float, repeat: int) -> float:
+        """Train on what is left, and take the accuracy."""
         settings = (order, share, self.method.way, self.fill, self.seed + repeat)
         train, test = self.train.changed(*settings), self.test.changed(*settings)
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
@@ -232,55 +230,13 @@ class _Work:
         with torch.no_grad():
             scores = torch.as_tensor(answers(test.wrap_all()))
             scores = scores.reshape(len(scores), -1)
-        found = _accuracy(scores, self.test.labels)
-        if self.store is not None:
-            self.store.write(name, found)
-        return found
+        return _accuracy(scores, self.test.labels)
 
 
-@dataclass(frozen=True)
-class _Store:
-    """A folder with one file per cell, written beside and moved into place, so that each is there whole or not at all."""
-
-    folder: Path
-
-    @classmethod
-    def of(
-        cls, folder: Any, method: RemoveAndRetrain, ask: Ask, asked: Ask, labels: Tensor, held_out: Tensor
-    ) -> _Store | None:
-        if folder is None:
-            return None
-        config = json.dumps(
-            {k: v for k, v in method.config().items() if k not in ("shares", "repeats")}, sort_keys=True
-        )
-        digest = hashlib.blake2b(f"{config}{ask.seed}{ask.model_hash}".encode(), digest_size=16)
-        for part in (ask.inputs.fingerprint(), asked.inputs.fingerprint(), repr(ask.wanted)):
-            digest.update(part.encode())
-        for given in (labels, held_out):
-            digest.update(given.detach().cpu().double().numpy().tobytes())
-        found = Path(folder) / digest.hexdigest()
-        found.mkdir(parents=True, exist_ok=True)
-        return cls(found)
-
-    def read(self, name: str) -> float | None:
-        """The cell's accuracy; None where it is not there or not readable, and is then made anew."""
-        try:
-            found = json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
-            return float.fromhex(found["accuracy"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-
-    def write(self, name: str, accuracy: float) -> None:
-        handle, beside = tempfile.mkstemp(dir=self.folder, prefix=f"{name}.", suffix=".part")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump({"accuracy": float(accuracy).hex()}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, self.folder / f"{name}.json")
-        except BaseException:
-            Path(beside).unlink(missing_ok=True)
-            raise
+def _store(folder: Any, method: RemoveAndRetrain, ask: Ask, asked: Ask, labels: Tensor, held_out: Tensor) -> Cells:
+    config = {k: v for k, v in method.config().items() if k not in ("shares", "repeats")}
+    parts = (f"{ask.seed}{ask.model_hash}", ask.inputs.fingerprint(), asked.inputs.fingerprint(), repr(ask.wanted))
+    return Cells.of(folder, config, parts, (labels, held_out))
 
 
 def _means(inputs: Inputs) -> tuple[Tensor, ...]:
