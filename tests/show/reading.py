@@ -51,6 +51,7 @@ ELEMENTS = {
         "svg",
         "rect",
         "code",
+        "nav",
     ],
 }
 ATTRIBUTES = {

@@ -16,6 +16,7 @@ from pellucid.engine.batch import DEFAULT_CPU
 from pellucid.engine.data import Rows
 from pellucid.engine.guard import untouched
 from pellucid.engine.inputs import Inputs, as_inputs
+from pellucid.report.audit import audit
 from pellucid.report.case import Case, add_near, add_why, case, panel
 from pellucid.report.deciding import decide
 from pellucid.report.decision import known_rows
@@ -109,6 +110,8 @@ def compute(subject: Subject, asked: Question, step: Step) -> Dossier:
         private=asked.private,
     )
     made = build(subject, asked, found)
+    if asked.audience == "auditor":
+        audit(made)
     step(1)
     return made
 

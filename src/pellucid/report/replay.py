@@ -18,7 +18,6 @@ from pellucid.report import plain
 from pellucid.report.computed import computed, data_of, environment
 from pellucid.report.dossier import Question, compute, named_parts
 from pellucid.report.record import altered, read
-from pellucid.report.statements import sources, statements
 from pellucid.report.story import tell
 
 VERIFIED, DIFFERS, CANNOT = "verified", "differs", "cannot"
@@ -231,8 +230,7 @@ def _again(
         parts=parts,
     )
     dossier = compute(subject, asked, lambda done: None)
-    page = tell(dossier).html(asked.audience)
-    return computed(dossier, statements(page, sources(dossier)))
+    return computed(dossier, tell(dossier).statements(dossier))
 
 
 def _compared(

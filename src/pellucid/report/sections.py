@@ -17,10 +17,14 @@ from pellucid.show import Options, heard, options, pages, viewer
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A headed part of a page. `parts` are results, tables, lists of text, or text; all text is escaped."""
+    """A headed part of a page. `parts` are results, tables, lists of text, or text; all text is escaped.
+
+    `source` says where in a record the figures stand, as "/computed/cases".
+    """
 
     heading: str
     parts: Sequence[Any] = ()
+    source: str = "/computed"
 
 
 @dataclass(frozen=True, kw_only=True)

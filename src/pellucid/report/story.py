@@ -14,6 +14,7 @@ import pellucid
 from pellucid.contract import Explanation
 from pellucid.engine import Subject, as_subject
 from pellucid.engine.batch import Progress
+from pellucid.report import auditor
 from pellucid.report.audience import Additions
 from pellucid.report.case import Case
 from pellucid.report.computed import NAMED, asked, computed, environment
@@ -36,7 +37,7 @@ TITLE = "What the network answered, and why"
 
 # What stands between the cases and the provenance: each function is given everything that was asked and computed, and
 # returns its sections, for `dossier.question.audience` to read. A new part of the page is one more function here.
-SECTIONS: list[Callable[[Dossier], Sequence[Section]]] = []
+SECTIONS: list[Callable[[Dossier], Sequence[Section]]] = [auditor.sections]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -50,6 +51,8 @@ class Story:
     missing: list[tuple[str, str]] = field(default_factory=list)
     provenance: list[tuple[str, str]] = field(default_factory=list)
     sections: list[Markup] = field(default_factory=list)
+    anchors: dict[str, str] = field(default_factory=dict)
+    headings: list[str] = field(default_factory=list)
     hero: Case | None = None
     chosen: str = ""
     accuracy: str = ""
@@ -57,11 +60,16 @@ class Story:
     contest: str = ""
     seal: str = ""
 
+    def statements(self, dossier: Dossier) -> dict[str, list[str]]:
+        """Every statement with a figure, by the place in the record behind it."""
+        return statements(self.html(dossier.question.audience), {**sources(dossier), **self.anchors})
+
     def html(self, audience: str) -> str:
         """The page."""
         body = pages.render(
             "report.html",
-            **{name: getattr(self, name) for name in self.__dataclass_fields__},
+            **{name: getattr(self, name) for name in self.__dataclass_fields__ if name != "anchors"},
+            contents=[(heading, pages.slug(heading)) for heading in self.headings],
             open=audience != "layperson",
             choices=any(c.answer.second_share is not None for c in self.cases),
             checks=any(c.check for c in self.cases),
@@ -164,6 +172,7 @@ def write(
 def tell(dossier: Dossier, *, title: str = TITLE, intro: str = INTRO, **said: Any) -> Story:
     """The page's parts, for the audience that was asked for."""
     put, audience = dossier.question, dossier.question.audience
+    parts = [part for found in SECTIONS for part in found(dossier)]
     return Story(
         title=title,
         intro=intro,
@@ -172,7 +181,9 @@ def tell(dossier: Dossier, *, title: str = TITLE, intro: str = INTRO, **said: An
         missing=dossier.found.missing,
         provenance=about(dossier.subject, dossier.found, put.seed),
         hero=next((c for c in dossier.cases if c.right is False and c.why_words and c.picture is not None), None),
-        sections=[drawn(part, audience) for found in SECTIONS for part in found(dossier)],
+        sections=[drawn(part, audience) for part in parts],
+        headings=[part.heading for part in parts],
+        anchors={pages.slug(part.heading): part.source for part in parts},
         **said,
     )
 
@@ -181,7 +192,7 @@ def on_record(
     dossier: Dossier, story: Story, named: Mapping[str, str], names: Sequence[str] = (), *, keep_inputs: bool = False
 ) -> dict[str, Any]:
     """The record of what was computed and of what the page says of it."""
-    told = statements(story.html(dossier.question.audience), sources(dossier))
+    told = story.statements(dossier)
     put = asked(dossier, {k: v for k, v in named.items() if k in NAMED}, names, keep_inputs=keep_inputs)
     found = computed(dossier, told)
     issued = {
