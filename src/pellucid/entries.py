@@ -71,6 +71,14 @@ ENTRIES = (
         test="tests/engine/test_columns.py::test_sums_over_a_group_are_what_removing_the_group_does",
     ),
     Entry(
+        name="interpretable-terms-registry",
+        kind="requirement",
+        title="Explanations in the terms of a field",
+        does="Finds superpixels, concepts, words and motifs with their places, and tells an explanation term by term.",
+        use="pellucid.show.terms: find, said, told, register",
+        test="tests/show/test_terms.py::test_a_term_leads_to_its_places_and_a_place_to_its_terms",
+    ),
+    Entry(
         name="lenet-saliency-comparison",
         kind="demo",
         title="Four saliency methods side by side on digits",
