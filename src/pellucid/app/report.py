@@ -95,7 +95,7 @@ def command(
         },
         names=rows.names,
         vocabulary=None if vocabulary is None else Vocabulary.read(vocabulary),
-        held_out=inputs.data(held_out, loaded, learns=True),
+        held_out=None if held_out is None else inputs.data(held_out, loaded, learns=True),
     )
     terminal.say(f"Open this page: {terminal.clean(page.resolve())}")
     if keeping.record:
