@@ -61,7 +61,7 @@ def standings(
     except PellucidError:
         return {}
     told = found.source["comparison"]
-    counted = torch.tensor([told["about"][m]["quality"] != "simplicity" for m in told["metrics"]])
+    counted = torch.tensor([m in told["counted"] for m in told["metrics"]])
     ranks = found.parts["rank"][:, counted]
     standing = {}
     for number, name in enumerate(told["methods"]):

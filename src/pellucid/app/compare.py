@@ -70,6 +70,9 @@ def command(
     if opposed := [f"{one} and {other} ({r:.2f})" for one, other, r in comparison.disagreeing(found)]:
         told_so = f"opposite orders of the methods, by rank correlation: {', '.join(opposed)}"
         terminal.say(terminal.paragraphs(told_so))
+    if told["failed"]:
+        fails = "; ".join(f"{method}: {', '.join(tests)}" for method, tests in told["failed"].items())
+        terminal.say(terminal.paragraphs(f"failed a test of sanity: {fails}"))
     first = f"recommended: {told['recommended']}; " if told["recommended"] else "none is recommended: "
     terminal.say(terminal.paragraphs(first + told["reason"]))
     if left := [(line[0], line[-1]) for line in lines if line[-1]]:

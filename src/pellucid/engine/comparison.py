@@ -22,6 +22,10 @@ from pellucid.engine.evaluation import Evaluation, overall
 from pellucid.engine.ranks import placed, ranks, spearman_matrix, unit
 from pellucid.engine.subject import Subject
 
+# Qualities that have no say in a median rank: a simple map may be wrong; and whoever passes a test of sanity passes it,
+# how far below its limit a figure lies being chance.
+ASIDE = ("simplicity", "sanity")
+
 
 @dataclass(kw_only=True)
 class Column:
@@ -59,8 +63,8 @@ class Table:
         """One more method."""
         self.columns[label] = column
 
-    def measure(self, subject: Subject, ask: Ask, layer: str | None, aside: str) -> Measure:
-        """All of it. Metrics of the quality `aside` have no say in what is recommended."""
+    def measure(self, subject: Subject, ask: Ask, layer: str | None) -> Measure:
+        """All of it."""
         rows = torch.stack([self.columns[label].figures for label in self.labels])
         each = [[overall(figures) for figures in method] for method in rows]
 
@@ -73,8 +77,14 @@ class Table:
             m: next((c.better[m] for c in self.columns.values() if m in c.better), "neither") for m in self.metrics
         }
         rank = torch.stack([placed(mean[:, k], better[m]) for k, m in enumerate(self.metrics)], 1)
-        counted = torch.tensor([self.about[m].get("quality") != aside for m in self.metrics])
-        first, why = recommended(self.labels, list(self.metrics), rank, counted)
+        counted = torch.tensor([self.about[m].get("quality") not in ASIDE for m in self.metrics])
+        counted = counted if bool(counted.any()) else ~counted
+        sane: list[tuple[int, Any]] = [(k, m) for k, m in enumerate(self.metrics.values()) if m.quality == "sanity"]
+        failed = [[list(self.metrics)[k] for k, m in sane if mean[i, k] > m.limit] for i in range(len(each))]
+        tested = torch.ones(len(each), dtype=torch.bool)
+        for k, _ in sane:
+            tested &= mean[:, k].isfinite() | ~mean[:, k].isfinite().any()
+        first, why = recommended(self.labels, list(self.metrics), rank, counted, failed, tested)
         told = {
             "methods": self.labels,
             "metrics": list(self.metrics),
@@ -86,6 +96,8 @@ class Table:
             "without": self._without(rows),
             "seconds": {k: c.explaining for k, c in self.columns.items()},
             "measuring": {k: c.measuring for k, c in self.columns.items()},
+            "counted": [m for m, ok in zip(self.metrics, counted.tolist(), strict=True) if ok],
+            "failed": {label: names for label, names in zip(self.labels, failed, strict=True) if names},
             "recommended": first,
             "reason": why,
         }
@@ -112,21 +124,34 @@ class Table:
         return found
 
 
-def recommended(labels: list[str], metrics: list[str], rank: Tensor, counted: Tensor) -> tuple[str, str]:
+def recommended(
+    labels: list[str],
+    metrics: list[str],
+    rank: Tensor,
+    counted: Tensor,
+    failed: list[list[str]],
+    tested: Tensor,
+) -> tuple[str, str]:
     """The method whose median rank is best among those with a figure by every metric that counts, and the reason."""
     ranked = rank.isfinite().any(0) & counted
     if not bool(ranked.any()):
         return "", "no metric that counts ranks anything"
     names, own = [m for m, ok in zip(metrics, ranked.tolist(), strict=True) if ok], rank[:, ranked]
-    whole = own.isfinite().all(1)
+    whole = own.isfinite().all(1) & tested
     if not bool(whole.any()):
         return "", f"no method has a figure by each of {', '.join(names)}"
+    fails = sorted({m for bad, ok in zip(failed, whole.tolist(), strict=True) if ok for m in bad})
+    whole = whole & torch.tensor([not bad for bad in failed])
+    if not bool(whole.any()):
+        return "", f"no method with a figure by each of {', '.join(names)} passes {' and '.join(fails)}"
     middle = torch.where(whole, own.nan_to_num(torch.inf).quantile(0.5, dim=1), torch.inf)
     tied = (middle == middle.min()).nonzero()[:, 0]
     best = int(tied[own[tied].mean(1).argmin()])
     places = ", ".join(f"{m} {r:g}" for m, r in zip(names, own[best].tolist(), strict=True))
-    count, last = int(whole.sum()), names[int(own[best].argmax())]
-    why = f"its median rank, {middle[best].item():g}, is the best of {count} with every figure ({places})"
+    passing = f" and pass {' and '.join(fails)}" if fails else ""
+    among = f"of {int(whole.sum())} methods that have every figure{passing} ({places})"
+    why = f"its median rank, {middle[best].item():g}, is the best {among}"
+    last = names[int(own[best].argmax())]
     return labels[best], why if bool((own[best] == own[best][0]).all()) else f"{why}; it does worst by {last}"
 
 

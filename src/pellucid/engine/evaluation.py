@@ -100,6 +100,8 @@ class Evaluation(Method, abc.ABC):
 
     wants: ClassVar[tuple[str, ...]] = ("attribution",)
     own: ClassVar[tuple[str, ...]] = ()
+    # "simplicity" says nothing of being right; a figure of "sanity" above `limit` fails a test that every map should pass.
+    quality: ClassVar[str] = ""
 
     @property
     def claims(self) -> tuple[str, ...]:

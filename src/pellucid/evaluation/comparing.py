@@ -65,8 +65,9 @@ def compare(
         rows, and ``metric_agreement`` (metrics, metrics), that of the methods' ranks: metrics that disagree are shown,
         and no figure is made of them all. ``source["comparison"]`` names methods, metrics, which way is better, what each
         metric costs and assumes, what was refused and why, the rows without a figure, seconds per method for explaining
-        and measuring, and which method is ``recommended`` with the ``reason``: the best median rank among those that have
-        a figure by every metric but those of simplicity.
+        and measuring, and which method is ``recommended`` with the ``reason``: the best median rank by faithfulness and
+        stability (``counted``) among those that have all these figures and whose figures of sanity, if any, are below the
+        test's limit (``failed`` names the others). Simplicity has no say: a simple map may be wrong.
 
     Example:
         >>> import torch, pellucid as px
@@ -89,7 +90,7 @@ def compare(
         for label, method in chosen.items():
             table.add(label, run.column(method))
             tell(1)
-    return table.measure(subject, ask, layer, "simplicity")
+    return table.measure(subject, ask, layer)
 
 
 def _about(metric: Evaluation) -> dict[str, str]:
@@ -98,7 +99,12 @@ def _about(metric: Evaluation) -> dict[str, str]:
         if proxy.metric == metric.card.name and all(getattr(metric, k) == v for k, v in proxy.settings.items()):
             return proxy.as_dict()
     limits = "; ".join(metric.card.limits)
-    return {"quality": "", "cost": metric.card.cost, "assumption": f"can't tell: {limits}", "metric": metric.card.name}
+    return {
+        "quality": metric.quality,
+        "cost": metric.card.cost,
+        "assumption": f"can't tell: {limits}",
+        "metric": metric.card.name,
+    }
 
 
 def _methods(given: Any) -> dict[str, Method]:

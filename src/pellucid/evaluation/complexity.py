@@ -71,6 +71,8 @@ class HeatmapEntropy(Evaluation):
     bins: int = 256
     pooling: str = "sum"
 
+    quality: ClassVar[str] = "simplicity"
+
     card: ClassVar[Card] = Card(
         name="heatmap-entropy",
         title="Complexity of a map",

@@ -72,6 +72,8 @@ class ModelRandomisationTest(Evaluation):
     draws: int = 3
     limit: float = 0.5
 
+    quality: ClassVar[str] = "sanity"
+
     card: ClassVar[Card] = Card(
         name="model-randomization-test",
         title="Model randomisation test",

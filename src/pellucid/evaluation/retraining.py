@@ -77,6 +77,8 @@ class DataRandomisationTest(Evaluation):
 
     own: ClassVar[tuple[str, ...]] = ("rows", "recipe")
 
+    quality: ClassVar[str] = "sanity"
+
     card: ClassVar[Card] = Card(
         name="data-randomization-test",
         title="Data randomisation test",

@@ -16,6 +16,7 @@ from pellucid.show.options import Options
 from pellucid.show.words import Account, clean, counted, listed, number
 
 ARROWS = {"higher": "higher is better", "lower": "lower is better", "neither": "neither way is better"}
+LIGHT = np.array([0.299, 0.587, 0.114])  # how light a colour looks
 MOST = 60  # methods whose lines are drawn
 RANKS, AGREES = "Purples_r", "coolwarm"
 
@@ -28,16 +29,18 @@ def is_one(result: Explanation) -> TypeGuard[Measure]:
 def figure(result: Measure, wanted: Options) -> Figure:
     """The table and, beside it, the agreement of the maps."""
     told, values = result.source["comparison"], result.values
-    shown = _order(result)[:MOST]
-    names = [f"{clean(told['methods'][i], 34)}  {line}" for line, i in enumerate(shown, 1)]
+    known = [i for i in _order(result) if bool(values[i].isfinite().any())] or _order(result)
+    shown = known[:MOST]
+    names = [f"{clean(told['methods'][i], 30)}  {line}" for line, i in enumerate(shown, 1)]
     metrics = [clean(m, 28) for m in told["metrics"]]
-    tall = 1.9 + 0.24 * len(shown)
-    whole = draw.canvas(3.6 + 1.3 * len(metrics) + 1.6 + 0.2 * len(shown), tall)
-    table, maps = whole.subplots(1, 2, width_ratios=(1.3 * len(metrics), 1.6 + 0.2 * len(shown)))
+    wide, broad = 1.1 * len(metrics), 1.6 + min(0.2, 6 / len(shown)) * len(shown)
+    whole = draw.canvas(3.6 + wide + broad, 1.9 + 0.24 * len(shown))
+    table, maps = whole.subplots(1, 2, width_ratios=(wide, broad))
     _table(table, result, shown, names, metrics)
     _agreement(whole, maps, result, shown, names)
-    left = len(values) - len(shown)
-    draw.head(whole, wanted.headed, f"{counted(len(values), 'method')} compared{f'; {left} not drawn' if left else ''}")
+    more = f"; {len(known) - len(shown)} not drawn" if len(known) > len(shown) else ""
+    without = f"; {len(values) - len(known)} could not be measured" if len(values) > len(known) else ""
+    draw.head(whole, wanted.headed, f"{counted(len(values), 'method')} compared{without}{more}")
     draw.foot(
         whole,
         "Darker is a better rank. Figures are means over the rows ± half their 95 % interval; a dash where there is none, "
@@ -60,13 +63,12 @@ def _table(axes: Any, result: Measure, shown: list[int], names: list[str], metri
     pixels[~np.isfinite(rank)] = (0.97, 0.97, 0.97, 1.0)
     axes.imshow(pixels, aspect="auto", interpolation="nearest")
     for i, j in np.ndindex(*values.shape):
-        known = math.isfinite(values[i, j])
-        dark = known and math.isfinite(rank[i, j]) and shade[i, j] < 0.45
+        dark = float(pixels[i, j, :3] @ LIGHT) < 0.5
         text = cell(result, shown[i], j)
         colour = "white" if dark else "#22262e"
         draw.note(axes, j, i, text, fontsize=7, ha="center", va="center", color=colour, longest=24)
     draw.bare(axes)
-    draw.labels(axes.yaxis, range(len(names)), names, longest=34)
+    draw.labels(axes.yaxis, range(len(names)), names, longest=40)
     better = result.source["comparison"]["better"]
     heads = [
         f"{m}\n({ARROWS.get(better.get(raw, ''), '')})"
@@ -95,7 +97,7 @@ def _agreement(whole: Figure, axes: Any, result: Measure, shown: list[int], name
     axes.set_xticks(range(len(names)), [str(i + 1) for i in range(len(names))], fontsize=6)
     axes.tick_params(length=0)
     draw.title(axes, "Agreement of the maps, lines as at the left")
-    bar = whole.colorbar(image, ax=axes, shrink=0.6, aspect=18)
+    bar = whole.colorbar(image, ax=axes, shrink=0.6, aspect=25, fraction=0.04, pad=0.02)
     bar.ax.tick_params(labelsize=7)
     draw.plain(bar.ax.set_ylabel("Spearman correlation, mean over rows", fontsize=7, color=draw.FAINT))
 
@@ -110,6 +112,8 @@ def account(result: Measure, wanted: Options) -> Account:
         if order:
             best = [f"{clean(told['methods'][i])} ({_with_interval(result, i, j)})" for i in order[:3]]
             lines.append(f"By {clean(metric)}, where {ARROWS[told['better'][metric]]}, the first are {listed(best)}.")
+    for method, tests in told["failed"].items():
+        lines.append(f"{clean(method)} fails {listed([clean(t) for t in tests])}.")
     for one, other, r in disagreeing(result):
         lines.append(
             f"{clean(one)} and {clean(other)} put the methods in opposite orders (rank correlation {number(r)})."
@@ -179,6 +183,5 @@ def table(result: Measure) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
 def _middle(result: Measure) -> list[float]:
     """Each method's median rank over the metrics that have a say."""
     told = result.source["comparison"]
-    counted = torch.tensor([told["about"][m].get("quality") != "simplicity" for m in told["metrics"]])
-    rank = result.parts["rank"][:, counted] if bool(counted.any()) else result.parts["rank"]
+    rank = result.parts["rank"][:, torch.tensor([m in told["counted"] for m in told["metrics"]])]
     return [float(r[r.isfinite()].quantile(0.5)) if bool(r.isfinite().any()) else math.nan for r in rank.double()]

@@ -278,6 +278,39 @@ def test_metrics_that_disagree_are_shown_and_no_figure_is_made_of_them_all():
     assert found.values.shape == (4, 2)
 
 
+def test_what_fails_a_test_of_sanity_is_not_recommended_and_how_well_others_pass_is_no_merit():
+    """The input itself is the same map for any weights; here it is also the contributions' order."""
+    net = nn.Sequential(nn.Linear(6, 1, bias=False), nn.Linear(1, 2)).double().eval()
+    net[0].weight.data = 1 + 0.01 * torch.arange(6.0, **DOUBLE)[None]
+    net[1].weight.data = torch.tensor([[1.0], [-1.0]], **DOUBLE)
+    x = drawn(6, 6).abs()
+    metrics = {"insertion": METRICS["insertion"], "random": px.evaluation.ModelRandomisationTest(draws=2)}
+    found = px.compare(net, x, {"itself": Itself(), "slopes": "vanilla-gradient"}, metrics, target=0)
+    told = found.source["comparison"]
+    assert told["counted"] == ["insertion"]
+    assert found.parts["rank"][0, 0] <= found.parts["rank"][1, 0]
+    assert told["failed"] == {"itself": ["random"]}
+    assert told["recommended"] == "slopes"
+    assert "pass random" in told["reason"]
+    alone = px.compare(net, x, {"itself": Itself()}, metrics, target=0)
+    assert alone.source["comparison"]["recommended"] == ""
+    assert "random" in alone.source["comparison"]["reason"]
+    assert "fails random" in alone.describe()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Itself(Method):
+    """The input as its own explanation."""
+
+    card: ClassVar[Card] = Card(
+        name="test-itself", title="Itself", question="What?", form="attribution", scope="local", citation="none"
+    )
+
+    def explain(self, subject, ask, state):
+        ask.score  # noqa: B018
+        return Attribution(values=ask.inputs.floats[0].clone())
+
+
 @dataclass(frozen=True, kw_only=True)
 class Few(Method):
     """Points at the input that matters least."""
