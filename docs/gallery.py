@@ -58,6 +58,7 @@ LEFT_OUT = {
     "Shares by propagation (dasp)": "figure to come",
     "Objects found by templates (o-drl-object-saliency)": "the zoo has no network that plays",
     "Word deletion (word-deletion-evaluation)": "figure to come",
+    "Explanations as rules (meta-predictor-explanation)": "figure to come",
     "Complexity (heatmap-entropy, rule-complexity-metrics, fidelity-parsimony-tradeoff, simulatability)": "figure to come",
     "Stability (local-lipschitz-estimate, explanation-continuity, lime-instability, consistency-quality)": "figure to come",
     "Qualities (exactness-quality)": "figure to come",
