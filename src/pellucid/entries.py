@@ -55,6 +55,14 @@ ENTRIES = (
         test="tests/oracles/rules/test_control.py::test_caps_are_met_exactly_and_the_loss_is_told",
     ),
     Entry(
+        name="explicitness-ordering",
+        kind="requirement",
+        title="If and then, and how explicit a form is",
+        does="Orders the forms from examples to rules, and writes maps and trees as sentences with their precision.",
+        use="px.report.if_then; px.report.explicitness",
+        test="tests/report/test_audience_logic.py::test_the_stated_precision_is_that_of_the_network_on_fresh_rows",
+    ),
+    Entry(
         name="faithfulness-disclaimer",
         kind="requirement",
         title="A story put to the test, and the question whether a black box is needed",

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from pellucid.report.audience_logic import Condition, IfThen, explicitness, if_then
 from pellucid.report.audience_terms import Term, Vocabulary
 from pellucid.report.digits import demo
 from pellucid.report.record import override, read
@@ -23,6 +24,10 @@ from pellucid.report.trust_limits import Limits, limits
 from pellucid.report.trust_necessity import Necessity, necessity
 
 __all__ = [
+    "Condition",
+    "IfThen",
+    "explicitness",
+    "if_then",
     "Calibration",
     "calibration",
     "Congruence",

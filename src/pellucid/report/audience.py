@@ -46,9 +46,5 @@ class Additions:
         if self.held_out is not None:
             found.insert(0, limits(subject, inputs, train=data, held_out=self.held_out).section())
         if self.words is not None:
-            # The subject's names are the user's words already where there are any; the others are told.
-            words = {kind: {t.word for t in self.words.terms if t.kind == kind} for kind in ("feature", "class")}
-            bare = [f"feature:{n}" for n in subject.features if n not in words["feature"]]
-            bare += [f"class:{n}" for n in subject.classes if n not in words["class"]]
-            found.append(self.words.section(bare))
+            found.append(self.words.section(self.words.unmapped(subject)))
         return found

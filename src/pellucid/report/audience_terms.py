@@ -128,10 +128,12 @@ class Vocabulary:
         return Subject(subject.model, **settings)
 
     def unmapped(self, model: Any, others: Iterable[str] = ()) -> tuple[str, ...]:
-        """The ids that have no word: those of the model's features and classes, and others."""
+        """The ids that have no word: of the model's features and classes that are no words already, and others."""
         subject = as_subject(model)
-        wanted = [f"feature:{n}" for n in subject.features] + [f"class:{n}" for n in subject.classes] + list(others)
-        return tuple(dict.fromkeys(i for i in wanted if i not in self._by_id))
+        words = {f"{t.kind}:{t.word}" for t in self.terms}
+        wanted = [f"feature:{n}" for n in subject.features] + [f"class:{n}" for n in subject.classes]
+        bare = [i for i in wanted if i not in words] + list(others)
+        return tuple(dict.fromkeys(i for i in bare if i not in self._by_id))
 
     def section(self, unmapped: Iterable[str] = (), heading: str = "The words on this page") -> Section:
         """Every word with its meaning, and what has none, for `pellucid.report.page`."""

@@ -114,9 +114,9 @@ def necessity(
 
     Example:
         >>> import torch, pellucid as px
-        >>> X = torch.randn(300, 2, generator=torch.Generator().manual_seed(0))
+        >>> X = torch.randn(800, 2, generator=torch.Generator().manual_seed(0))
         >>> y, net = (X.sum(1) > 0).long(), lambda x: torch.stack([-x.sum(1), x.sum(1)], 1)
-        >>> px.report.necessity(net, train=(X[:200], y[:200]), held_out=(X[200:], y[200:]), margin=0.05, splits=3).verdict
+        >>> px.report.necessity(net, train=(X[:400], y[:400]), held_out=(X[400:], y[400:]), margin=0.05, splits=3).verdict
         'readable'
     """
     whole(splits=(splits, 2))
@@ -158,16 +158,15 @@ def interval(gaps: Array) -> tuple[float, float, float]:
     """Mean of gaps (splits, rows) and its 95 % interval: both the rows and the trainings are a draw, and add up.
 
     The same rows in every split, so the rows' share of the variance is that of their means over splits, and the splits'
-    share that of the splits' means. NaN marks what was not asked.
+    share that of the splits' means, with Satterthwaite's degrees of freedom. NaN marks what was not asked.
     """
     from scipy.stats import t
 
-    spread, freedom = 0.0, math.inf
-    for axis in (0, 1):
-        means = np.nanmean(gaps, axis)
-        if len(means) > 1 and means.std() > 0:
-            spread, freedom = spread + means.var(ddof=1) / len(means), min(freedom, len(means) - 1)
-    half = 0.0 if freedom == math.inf else float(t.ppf(0.975, freedom)) * math.sqrt(spread)
+    spread, doubt = 0.0, 0.0
+    for means in (np.nanmean(gaps, 0), np.nanmean(gaps, 1)):
+        share = means.var(ddof=1) / len(means) if len(means) > 1 else 0.0
+        spread, doubt = spread + share, doubt + share**2 / max(1, len(means) - 1)
+    half = float(t.ppf(0.975, spread**2 / doubt)) * math.sqrt(spread) if doubt > 0 else 0.0
     mean = float(np.nanmean(gaps))
     return mean, mean - half, mean + half
 
