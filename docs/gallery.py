@@ -47,7 +47,9 @@ LEFT_OUT = {
     "Copies of the picture (gbp-image-recovery-theory)": "figure to come",
     "Codes and factors (disentanglement-metrics)": "figure to come",
     "How far to trust an answer (trust-score)": "figure to come",
-    "Tests of attention (attention-is-not-explanation, attention-is-not-not-explanation)": "figure to come",
+    "Attention tested by training (attention-is-not-not-explanation)": (
+        "its trainings take longer than the rest of the page together"
+    ),
     "Networks that agree (deepconsensus)": "figure to come",
     "Slopes over all rows (gradient-sensitivity-global)": "figure to come",
     "Axioms (axiom-completeness, attribution-axiom-tests)": "figure to come",
@@ -68,8 +70,7 @@ LEFT_OUT = {
     "More shares of the variance (functional-anova, generalized-functional-anova, fanova-forest)": (
         "where columns are independent, as above, they show the shares that Sobol' indices do"
     ),
-    "Attention (attention-weight-heatmap, attention-rollout, generic-attention-relevance, "
-    "attention-relevance-propagation)": (
+    "Attention through layers (attention-rollout, generic-attention-relevance, attention-relevance-propagation)": (
         "the zoo has no trained transformer, and the attention of an untrained one shows nothing about a decision"
     ),
     "Score maps (weakly-supervised-localization)": "figure to come",

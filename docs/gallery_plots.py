@@ -135,7 +135,9 @@ def legend(axes: Any) -> None:
         draw.plain(text)
 
 
-def words_by_row(spoken: Sequence[str], marks: Sequence[str], rows: dict[str, Tensor], head: str) -> Figure:
+def words_by_row(
+    spoken: Sequence[str], marks: Sequence[str], rows: dict[str, Tensor], head: str, *, signed: bool = True
+) -> Figure:
     """A line of cells for each explanation, one cell a word, each line in limits of its own; marks stand under words."""
     count = len(spoken)
     figure = draw.canvas(2.9 + 0.62 * count, 0.85 + 0.3 * len(rows))
@@ -143,7 +145,7 @@ def words_by_row(spoken: Sequence[str], marks: Sequence[str], rows: dict[str, Te
     drawn = []
     for values in rows.values():
         own = values[:count]
-        drawn.append(palette.coloured(own, palette.scale(own, 100)))
+        drawn.append(palette.coloured(own, palette.scale(own, 100, signed=signed)))
     axes.imshow(np.stack(drawn), aspect="auto", interpolation="nearest")
     draw.bare(axes)
     for line in range(1, len(rows)):
@@ -151,7 +153,7 @@ def words_by_row(spoken: Sequence[str], marks: Sequence[str], rows: dict[str, Te
     for column in range(1, count):
         axes.axvline(column - 0.5, color="white", linewidth=1)
     for line, values in enumerate(rows.values()):
-        by, whole = palette.scale(values[:count], 100), bool((values == values.round()).all())
+        by, whole = palette.scale(values[:count], 100, signed=signed), bool((values == values.round()).all())
         for column, value in enumerate(values[:count].tolist()):
             ink = palette.shade(value, by)[1]
             draw.note(

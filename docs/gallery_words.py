@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 import pellucid as px
 from pellucid.worlds.sentences import words_of
 
-CLEAN, MISLED = "sentences-gru", "sentences-gru-spurious"
+CLEAN, MISLED, ATTENTIVE = "sentences-gru", "sentences-gru-spurious", "sentences-attention"
 
 
 def words() -> Drawn:
@@ -88,6 +89,46 @@ def _by_word(result: Any) -> Tensor:
     return values.sum(-1) if values.dim() == 3 else values
 
 
+def attention() -> Drawn:
+    """Where a reader attends, and other attention that gives the same answer."""
+    world, reader, count = px.zoo.data(ATTENTIVE), px.zoo.load(ATTENTIVE), 60
+    texts = world.test[0][:count]
+    test = px.evaluation.AttentionIsNotExplanation(permutations=50, starts=3)
+    found = px.explain(reader, texts, test, layer="embedding", seed=0)
+    shown = px.explain(reader, texts, "attention-weight-heatmap", layer="embedding", seed=0).values[..., 0].double()
+    facts, most = found.facts, math.log(2)
+    assert torch.allclose(shown, found.parts["attention"], atol=1e-6)
+    assert bool((facts["adversarial_change"] <= test.epsilon).all())
+    assert float(found.values.mean()) > 0.8 * most
+    # Of those of ten to twelve words in which the two look at different words most, the first.
+    length = (texts != 0).sum(1)
+    turned = found.parts["attention"].argmax(1) != found.parts["adversarial"].argmax(1)
+    row = int(((length >= 10) & (length <= 12) & turned & (facts["adversarial_change"] > 1e-3)).double().argmax())
+    spoken = words_of(texts[row])
+    lines = {
+        "attention of the reader": shown[row],
+        "other attention, same answer": found.parts["adversarial"][row],
+        "length of the gradient": found.parts["gradient"][row].double(),
+        "change of the answer without the word": found.parts["leave_one_out"][row],
+    }
+    change = 100 * float(facts["adversarial_change"][row])
+    said = world.classes[int(reader(texts[row : row + 1]).argmax())]
+    head = f"answer: “{said}”; under the other attention its probability moves by {change:.1f} %"
+    tau = {name: float(facts[name].nanmean()) for name in ("tau_gradient", "tau_leave_one_out")}
+    permuted = 100 * float(facts["permutation_change"].mean())
+    return Drawn(
+        words_by_row(spoken, [""] * len(spoken), lines, head, signed=False),
+        f"In {count} held-out sentences a search found attention that differs from the reader's by "
+        f"{float(found.values.mean()):.2f} nats on average (Jensen-Shannon; {most:.2f} at most) and moves no probability "
+        f"by more than {100 * test.epsilon:.0f} %. Permuting the weights moves it by {permuted:.0f} % in the median of "
+        f"permutations. Kendall's τ between attention and gradients is {tau['tau_gradient']:.2f}, and "
+        f"{tau['tau_leave_one_out']:.2f} between attention and the answer's change without the word. So these weights are "
+        "not the only account of the answer, as the states that they weigh have read the words before; that does not make "
+        "them useless. Each line is drawn in limits of its own.",
+        {"divergence": float(found.values.mean()), **tau},
+    )
+
+
 def translation() -> Drawn:
     """Which words of a sentence its translation was made of, in a language that is planted."""
     nets = _planted_language()
@@ -129,5 +170,6 @@ def _planted_language() -> Any:
 
 ENTRIES = (
     *entry("words", "Words", "lrp-lstm lrp-text-cnn representation-erasure-rl omission-score", words),
+    *entry("attention", "Attention", "attention-weight-heatmap attention-is-not-explanation", attention),
     *entry("translation", "Translation", "lrp-nmt", translation),
 )

@@ -13,7 +13,7 @@ from pellucid.contract.errors import MethodError
 from pellucid.zoo.recipe import find
 from pellucid.zoo.training import held_out
 
-TEXT = ("sentences-cnn", "sentences-gru", "sentences-gru-spurious", "sentences-lstm")
+TEXT = ("sentences-attention", "sentences-cnn", "sentences-gru", "sentences-gru-spurious", "sentences-lstm")
 QUICK = ("breast-cancer-mlp", "diabetes-mlp", "digits-cnn", "iris-mlp", "lenet5", "tabular-mlp", "wine-mlp", *TEXT)
 SLOW = ("shapes-cnn", "shapes-cnn-spurious")
 EVERY = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
@@ -81,7 +81,7 @@ def test_spurious_reader_relies_on_the_cue_and_the_clean_one_cannot() -> None:
     assert held_out(spurious, worlds.sentences(**settings, spurious=True, spurious_probability=0.0)) < 0.1
 
 
-@pytest.mark.parametrize("name", ["sentences-cnn", "sentences-gru", "sentences-lstm"])
+@pytest.mark.parametrize("name", ["sentences-attention", "sentences-cnn", "sentences-gru", "sentences-lstm"])
 def test_reader_follows_the_rule_on_other_sentences(name: str) -> None:
     world = worlds.sentences(1000, seed=1)
     assert (zoo.load(name)(world.inputs).argmax(dim=1) == world.labels).double().mean() > 0.97
