@@ -14,6 +14,14 @@ ENTRIES = (
         test="tests/contract/test_release.py::test_every_claim_is_tried_and_kept",
     ),
     Entry(
+        name="automatic-low-effort-explanations",
+        kind="requirement",
+        title="Verdicts on maps that need nobody to look",
+        does="Says of each map whether the expected region got more than by laying the map elsewhere; nobody looks.",
+        use="px.report.verdicts",
+        test="tests/report/test_audience_regions.py::test_planted_regions_get_the_right_verdict_on_shapes",
+    ),
+    Entry(
         name="decision-critical-evidence",
         kind="requirement",
         title="All the evidence on one decision",
