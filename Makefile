@@ -7,7 +7,7 @@ TESTS := $(BIN)/python -m pytest -n 2
 export OMP_NUM_THREADS ?= 1
 export MPLBACKEND ?= Agg
 
-.PHONY: demo test test-quick test-examples test-slow lint format docs gallery readme clean
+.PHONY: demo test test-quick test-examples test-slow lint format docs gallery universality readme clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -36,6 +36,9 @@ docs: .venv/docs
 
 gallery: .venv/installed
 	$(BIN)/python docs/gallery.py
+
+universality: .venv/installed
+	$(BIN)/python docs/universality.py
 
 readme: .venv/installed
 	$(BIN)/python docs/readme.py

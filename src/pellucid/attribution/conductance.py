@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pellucid.attribution.path import TREES, check_settings, column
 from pellucid.contract import Attribution, Card, Method
+from pellucid.contract.errors import InputError
 from pellucid.engine import Ask, Subject, gradient, reference, score
 from pellucid.engine.decomposition import gaps
 from pellucid.engine.gradient import Floats, Gradient
@@ -67,6 +68,9 @@ class Conductance(Method):
 
     def explain(self, subject: Subject, ask: Ask, state: Any) -> Attribution:
         check_settings("midpoint", self.steps, self.tolerance, self.max_steps)
+        if not ask.inputs.floats:
+            kinds = ", ".join(str(x.dtype) for x in ask.inputs.tensors)
+            raise InputError("The 'inputs' must have a floating tensor, to lay a path to it", got=kinds)
         base = reference.baseline(self.baseline, ask.inputs, ask.data)
         ends = score.at_input(ask, ask.inputs.floats), score.at_input(ask, base)
         todo, steps = list(range(ask.inputs.rows)), self.steps or min(8, self.max_steps)

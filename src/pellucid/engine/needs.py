@@ -40,3 +40,5 @@ def check(card: Card, subject: Subject, rows: Inputs, data: Any, layer: object) 
     if "table" in card.needs and (not rows.single or rows.tensors[0].dim() != 2):
         got = ", ".join(f"shape {tuple(x.shape)}" for x in rows.tensors)
         raise InputError(f"{card.title} needs a table: 'inputs' of shape (rows, columns)", got=got)
+    if "table" in card.needs and not rows.floats:
+        raise InputError(f"{card.title} needs a table of floating columns", got=str(rows.tensors[0].dtype))
