@@ -16,6 +16,7 @@ from typing import Any
 import gallery_backwards
 import gallery_changes
 import gallery_comparison
+import gallery_deletion
 import gallery_effects
 import gallery_examples
 import gallery_masks
@@ -36,6 +37,7 @@ ENTRIES: tuple[Entry, ...] = (
     *gallery_tables.ENTRIES,
     *gallery_effects.ENTRIES,
     *gallery_words.ENTRIES,
+    *gallery_deletion.ENTRIES,
     *gallery_examples.ENTRIES,
     *gallery_comparison.ENTRIES,
 )
@@ -59,7 +61,6 @@ LEFT_OUT = {
     "Causal shares (causal-shapley)": "figure to come",
     "Shares by propagation (dasp)": "figure to come",
     "Objects found by templates (o-drl-object-saliency)": "the zoo has no network that plays",
-    "Word deletion (word-deletion-evaluation)": "figure to come",
     "Explanations as rules (meta-predictor-explanation)": "figure to come",
     "Complexity (heatmap-entropy, rule-complexity-metrics, fidelity-parsimony-tradeoff, simulatability)": "figure to come",
     "Stability (local-lipschitz-estimate, explanation-continuity, lime-instability, consistency-quality)": "figure to come",
