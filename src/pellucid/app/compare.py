@@ -43,41 +43,49 @@ def command(
     writing.check()
     loaded = models.load(model, loading)
     rows = inputs.read(input, loaded)
-    asked = {"methods": _names(methods, "all"), "metrics": _names(metrics, "default")}
-    found = px.compare(
-        loaded.subject,
-        rows.inputs,
-        **asked,
-        target=inputs.target(target, loaded),
-        layer=layer,
-        data=inputs.data(data, loaded, learns=True),
-        seed=seed,
-        memory=memory,
-        progress=True,
-        budget=None if budget == math.inf else budget,
-        folder=folder,
-    )
+    settings = {
+        "target": inputs.target(target, loaded),
+        "layer": layer,
+        "data": inputs.data(data, loaded, learns=True),
+        "seed": seed,
+        "memory": memory,
+        "budget": None if budget == math.inf else budget,
+    }
+    names, by = _names(methods, "all"), _names(metrics, "default")
+    try:
+        found = px.compare(loaded.subject, rows.inputs, names, by, progress=True, folder=folder, **settings)
+    except KeyboardInterrupt:
+        if folder is not None:
+            terminal.complain(f"what is done is kept in {folder}: the same command goes on from there")
+        raise
     writing.write(found, rows)
     if writing.json:
         terminal.say(results.as_json(found, rows.names))
         return 0
-    headings, lines = comparison.table(found)
-    done = [line for line in lines if line[1] != "–"]
-    terminal.say(terminal.table(headings[:-1], [line[:-1] for line in done]))
+    terminal.say(_words(found))
+    return 0
+
+
+def _words(found: px.Measure) -> str:
+    """The table of what was measured, what follows from it, and the rest with the reasons."""
     told = found.source["comparison"]
-    ways = "; ".join(f"{metric}: {comparison.ARROWS[way]}" for metric, way in told["better"].items())
-    terminal.say(f"\n{terminal.paragraphs(f'Means over the rows ± half their 95 % intervals. {ways}')}")
+    headings, lines = comparison.table(found)
+    measured, parts = [line[:-1] for line in lines if line[1] != "–"], []
+    if measured:
+        ways = "; ".join(f"{metric}: {comparison.ARROWS[way]}" for metric, way in told["better"].items())
+        parts += [terminal.table(headings[:-1], measured), ""]
+        parts += [terminal.paragraphs(f"Means over the rows ± half their 95 % intervals. {ways}")]
     if opposed := [f"{one} and {other} ({r:.2f})" for one, other, r in comparison.disagreeing(found)]:
-        told_so = f"opposite orders of the methods, by rank correlation: {', '.join(opposed)}"
-        terminal.say(terminal.paragraphs(told_so))
+        text = f"opposite orders of the methods, by rank correlation: {', '.join(opposed)}"
+        parts += [terminal.paragraphs(text)]
     if told["failed"]:
         fails = "; ".join(f"{method}: {', '.join(tests)}" for method, tests in told["failed"].items())
-        terminal.say(terminal.paragraphs(f"failed a test of sanity: {fails}"))
+        parts += [terminal.paragraphs(f"failed a test of sanity: {fails}")]
     first = f"recommended: {told['recommended']}; " if told["recommended"] else "none is recommended: "
-    terminal.say(terminal.paragraphs(first + told["reason"]))
+    parts += [terminal.paragraphs(first + told["reason"])]
     if left := [(line[0], line[-1]) for line in lines if line[-1]]:
-        terminal.say("\n" + terminal.table(("not measured", "why"), left, wrap=(1,)))
-    return 0
+        parts += ["", terminal.table(("not measured", "why"), left, wrap=(1,))]
+    return "\n".join(parts)
 
 
 def _names(text: str, word: str) -> str | list[str]:

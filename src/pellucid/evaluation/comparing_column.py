@@ -90,6 +90,7 @@ class Run:
         with watching(watch := within(self.budget)):
             try:
                 own, _ = metric.split(self.ask.data)
+                needs.check(metric.card, self.subject, self.ask.inputs, self.ask.data, self.layer)
                 metric.check(self.ask, own)
                 need = foretold(metric, judged, column)
                 if self.budget is not None and need > self.budget:

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from pellucid.contract import Card, Measure, Method, Rules, registered
-from pellucid.contract.errors import MethodError
-from pellucid.engine import Ask, Subject
+from pellucid.contract.errors import MethodError, PellucidError
+from pellucid.engine import Ask, Subject, needs
 from pellucid.engine.evaluation import Evaluation, Judged, overall
 
 __all__ = ["PROXIES", "FunctionallyGrounded", "Proxy"]
@@ -144,14 +143,14 @@ class FunctionallyGrounded(Evaluation):
     They are proxies: a figure stands for a quality under an assumption, which is told beside it, and no figure is made of
     them all.
 
-    ``values`` is the proxy that ``figure`` names, `facts` are all of them, per row for maps, (1,) for rules; NaN where one
-    could not be measured. ``source["proxies"]`` has for each its quality, which way is better, cost, assumption, mean with
-    95 % interval over the rows, and why it could not be measured.
+    ``values`` is the proxy that ``figure`` names, `facts` are all that could be measured, per row for maps, (1,) for rules.
+    ``source["proxies"]`` has for each its quality, which way is better, cost, assumption, mean with 95 % interval over the
+    rows, or why it was ``refused``.
 
     Args:
         of: the explanation that is measured: a method or its name, of the form attribution or rules.
         only: the proxies to measure, by name; all of the form where it is empty.
-        figure: the proxy that is the result's ``values``; the first where it is empty.
+        figure: the proxy that is the result's ``values``; the first that can be measured where it is empty.
 
     Cost: that of the proxies, see `PROXIES`; for maps 13 explanations and more.
     Known failure: proxies can disagree, and can be met by an explanation that helps nobody.
@@ -179,7 +178,7 @@ class FunctionallyGrounded(Evaluation):
         needs=("predictions",),
         taxonomy={"001": "evaluation/functionally grounded", "002": "evaluation/proxies", "003": "evaluation"},
         claims=("rowwise", "seeded", "spelling invariant"),
-        trial={"of": "feature-ablation", "only": ("insertion", "sparsity")},
+        trial={"of": "feature-ablation", "only": ("max-sensitivity", "sparsity")},
         cost="for maps some 1100 forwards and 13 or more explanations; for rules 4 fits",
         supports=("which proxies an explanation meets on these rows, each with its assumption",),
         limits=("whether the explanation helps anybody", "a quality whose assumption does not hold here"),
@@ -198,33 +197,36 @@ class FunctionallyGrounded(Evaluation):
         rows = 1 if isinstance(judged.result, Rules) else ask.inputs.rows
         told: dict[str, dict[str, Any]] = {}
         facts: dict[str, Tensor] = {}
-        done: dict[str, Measure | str] = {}
+        done: dict[str, Measure | PellucidError] = {}
         for proxy in chosen:
             key = f"{proxy.metric} {dict(proxy.settings)}"
             if key not in done:
                 done[key] = measured(proxy.build(), subject, ask, judged)
             found = done[key]
             about: dict[str, Any] = dict(proxy.as_dict())
-            facts[proxy.name] = torch.full((rows,), torch.nan, dtype=torch.float64)
-            if isinstance(found, str):
-                about["refused"] = found
+            if isinstance(found, PellucidError):
+                about["refused"] = reason(found)
             else:
                 values = found.facts[proxy.fact] if proxy.fact else found.values
                 facts[proxy.name] = values.detach().cpu().double().reshape(rows, -1).mean(1)
-            told[proxy.name] = about | overall(facts[proxy.name])
-        first = self.figure or chosen[0].name
+                about |= overall(facts[proxy.name])
+            told[proxy.name] = about
+        first = self.figure or next(iter(facts), chosen[0].name)
+        if first not in facts:
+            raise MethodError(f"The proxy {first!r} must fit", got=told[first]["refused"], hint="another 'figure'")
         return Measure(
             values=facts[first].clone(), better=PROXIES[first].better, unit=first, facts=facts, source={"proxies": told}
         )
 
 
-def measured(metric: Evaluation, subject: Subject, ask: Ask, judged: Judged) -> Measure | str:
-    """The metric's figure of this explanation, or why there is none, in a line."""
+def measured(metric: Evaluation, subject: Subject, ask: Ask, judged: Judged) -> Measure | PellucidError:
+    """The metric's figure of this explanation, or the refusal where it does not fit."""
     try:
+        needs.check(metric.card, subject, ask.inputs, ask.data, ask.layer)
         metric.check(ask, {})
         return dataclasses.replace(metric, of=judged.method).measure(subject, dataclasses.replace(ask), judged)
-    except Exception as error:  # one proxy must not take the others down
-        return reason(error)
+    except PellucidError as error:
+        return error
 
 
 def reason(error: Exception) -> str:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import json
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -200,17 +199,6 @@ def test_what_is_refused_before_the_model_runs(methods, metrics, error):
 def test_targets_are_checked_as_for_one_method():
     with pytest.raises(TargetError):
         px.compare(Net(), drawn(2, 6), METHODS, METRICS, target=3)
-
-
-def test_the_command_prints_the_table(capsys):
-    from pellucid.__main__ import main
-
-    arguments = ["compare", "zoo:digits-cnn", "test:0-1", "--methods", "gradient-x-input,grad-cam,deep-shap"]
-    assert main([*arguments, "--metrics", "insertion-deletion"]) == 0
-    out = capsys.readouterr().out
-    assert all(name in out for name in ("gradient-x-input", "grad-cam", "deep-shap", "lower is better"))
-    assert main([*arguments, "--metrics", "insertion-deletion", "--json"]) == 0
-    assert len(json.loads(capsys.readouterr().out)["source"]["comparison"]["means"]) == 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -509,6 +497,16 @@ def test_tokens_are_explained_and_measured_at_the_embedding():
         assert torch.allclose(found.parts["rows"][i, 0], px.explain(net, ids, metric, layer="words").values, atol=1e-12)
     named = px.compare(net, ids, methods, layer="words")
     assert torch.equal(named.values, found.values)
+
+
+def test_a_plain_function_is_compared_by_what_needs_predictions_alone():
+    net = Net()
+    found = px.compare(lambda rows: net(rows), drawn(3, 6), ["feature-ablation", "gradient-x-input"])
+    told = found.source["comparison"]
+    assert "torch module" in told["refused"]["gradient-x-input"][""]
+    assert list(told["refused"]["feature-ablation"]) == ["randomisation"]
+    assert "torch module" in told["refused"]["feature-ablation"]["randomisation"]
+    assert told["recommended"] == "feature-ablation"
 
 
 def test_a_layer_can_be_named():

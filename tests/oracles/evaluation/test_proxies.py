@@ -76,9 +76,12 @@ def test_what_can_not_be_measured_is_named_and_the_others_are():
     """Weights can't be drawn anew in a plain function."""
     net, x = linear()
     found = px.explain(lambda rows: net(rows), x, FunctionallyGrounded(of="feature-ablation"), target=1)
-    assert found.facts["randomisation"].isnan().all()
+    assert "randomisation" not in found.facts
     assert found.source["proxies"]["randomisation"]["refused"]
     assert found.facts["deletion"].isfinite().all()
+    method = FunctionallyGrounded(of="feature-ablation", figure="randomisation")
+    with pytest.raises(MethodError, match="needs gradient"):
+        px.explain(lambda rows: net(rows), x, method, target=1)
 
 
 @pytest.mark.parametrize(
