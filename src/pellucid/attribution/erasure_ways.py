@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -16,12 +18,29 @@ from pellucid.engine.target import Target
 
 __all__: list[str] = []
 
+COMPLAINTS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)  # of a model about its input
+
 
 def output_of(ask: Ask) -> Tensor:
     """The model's output for the rows as they are."""
     ask.target  # noqa: B018 - runs the model where that has not been done
     assert ask.output is not None
     return ask.output
+
+
+@contextlib.contextmanager
+def shorter(words: int, instead: str) -> Iterator[None]:
+    """Say so where the model can't take sentences from which words were cut; `words` is how many they had."""
+    try:
+        yield
+    except COMPLAINTS as error:
+        if type(error) not in COMPLAINTS or batch.out_of_memory(error):
+            raise
+        raise InputError(
+            f"The model must take sentences of any length to be asked about words that are cut, as it takes {words}",
+            got=f"{type(error).__name__}: {error}",
+            hint=instead,
+        ) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,8 +152,9 @@ class Cut:
                 some = jobs[start:stop][lengths == length]
                 inputs = self.ask.inputs.take(row[some])
                 inputs = replace(inputs, tensors=tuple(self._cut(x, kept[some], length) for x in inputs.tensors))
-                with torch.no_grad():
-                    parts.append(self.aim.score(self.ask.subject.scores(inputs), row[some]))
+                with torch.no_grad(), shorter(self.words, "way='fill'"):
+                    output = self.ask.subject.scores(inputs)
+                parts.append(self.aim.score(output, row[some]))
             return torch.cat(parts)
 
         def fold(start: int, stop: int, found: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -9,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from pellucid.attribution.erasure_ways import shorter
 from pellucid.contract import Attribution, Card, Method
 from pellucid.contract.errors import InputError, MethodError
 from pellucid.engine import Ask, Subject, batch, fill
@@ -147,7 +149,8 @@ class OmissionScore(Method):
                 inputs = inputs.with_floats([values])
             else:
                 edit = {ask.layer: lambda _: values}
-        with torch.no_grad():
+        cut = shorter(held.shape[1], "way='zero'") if self.way == "cut" else contextlib.nullcontext()
+        with torch.no_grad(), cut:
             if module is None or (place is None and not edit):
                 return ask.subject.scores(inputs)
             read = [] if place is None else [place]

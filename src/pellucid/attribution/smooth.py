@@ -151,12 +151,20 @@ class SmoothGrad(Method):
         keys = [ask.keys[r] for r in rows.tolist()]
         floats = []
         for part, x in enumerate(ask.inputs.floats):
-            flat = x.flatten(1) if x.dim() > 1 else x[:, None]
-            spread = (flat.amax(1) - flat.amin(1))[rows].reshape(-1, *[1] * (x.dim() - 1))
+            spread = _range(x, ask.inputs.lengths())[rows].reshape(-1, *[1] * (x.dim() - 1))
             draws = [(step << 8) + part for step in steps.tolist()]
             noise = seed.normal(ask.seed, keys, draws, tuple(x.shape[1:]), x)
             floats.append(torch.addcmul(x[rows], noise, self.noise * spread))
         return ask.inputs.take(rows).with_floats(floats)
+
+
+def _range(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """Max - min of each row; steps that are padding do not count, as the noise must not depend on them."""
+    low = high = x.flatten(1) if x.dim() > 1 else x[:, None]
+    if lengths is not None and x.dim() == 3:
+        padding = (torch.arange(x.shape[1], device=x.device) >= lengths.clamp(min=1)[:, None].to(x.device))[..., None]
+        low, high = (x.masked_fill(padding, end).flatten(1) for end in (torch.inf, -torch.inf))
+    return high.amax(1) - low.amin(1)
 
 
 def _blocks(ask: Ask, rows: list[int], first: int, draws: int) -> Any:

@@ -86,12 +86,30 @@ class Inputs:
             return model(**dict(zip(self.names, self.tensors, strict=True)))
         return model(*self.tensors)
 
+    def lengths(self) -> Tensor | None:
+        """How many steps of each row are not padding, (rows,); None where there are no token ids.
+
+        Padding are the last steps at which ids, masks and every other tensor of whole numbers (rows, steps) are zero.
+        """
+        whole = [x for x in self.tensors if x.dim() == 2 and not x.is_floating_point()]
+        steps = {x.shape[1] for x in whole}
+        if len(steps) != 1:
+            return None
+        used = torch.stack([x != 0 for x in whole]).any(0)
+        places = torch.arange(1, used.shape[1] + 1, device=used.device)
+        return torch.where(used, places, 0).amax(1) if used.shape[1] else None
+
     def keys(self) -> list[bytes]:
-        """A fingerprint of each row's content: equal rows draw equal noise wherever they stand in a batch."""
+        """A fingerprint of each row's content: equal rows draw equal noise wherever they stand, however they are padded."""
         parts = [(x.detach().float() if x.is_floating_point() else x.long()).cpu().contiguous() for x in self.tensors]
+        ends, steps = self.lengths(), {x.shape[1] for x in self.tensors if x.dim() == 2 and not x.is_floating_point()}
+
+        def content(part: Tensor, row: int) -> bytes:
+            long = ends is not None and part.dim() > 1 and part.shape[1] in steps
+            return (part[row, : int(ends[row])] if long and ends is not None else part[row]).numpy().tobytes()
+
         return [
-            hashlib.blake2b(b"".join(p[i].numpy().tobytes() for p in parts), digest_size=16).digest()
-            for i in range(self.rows)
+            hashlib.blake2b(b"".join(content(p, i) for p in parts), digest_size=16).digest() for i in range(self.rows)
         ]
 
     def fingerprint(self) -> str:

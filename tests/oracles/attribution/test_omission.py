@@ -6,7 +6,7 @@ from torch import nn
 
 import pellucid as px
 from nets import sequence
-from pellucid.attribution import OmissionScore
+from pellucid.attribution import MinimalErasure, OmissionScore
 from pellucid.contract.errors import InputError, MethodError
 
 DOUBLE = {"dtype": torch.float64}
@@ -103,3 +103,21 @@ def test_representations_that_are_no_vector_are_refused():
         px.explain(MODEL, IDS[:, :1], OmissionScore())
     with pytest.raises(MethodError, match="way"):
         px.explain(MODEL, IDS, OmissionScore(way="drop"))
+
+
+@pytest.mark.parametrize("method", [OmissionScore(), MinimalErasure(way="cut", by="search")])
+def test_a_model_for_sentences_of_one_length_is_refused_by_name(method):
+    class Fixed(nn.Module):
+        """Flattens the words: it takes five."""
+
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.head = nn.Embedding(9, 4), nn.Linear(20, 2)
+            self.double().eval()
+
+        def forward(self, ids):
+            return self.head(self.embedding(ids).flatten(1))
+
+    ids = torch.tensor([[1, 2, 3, 4, 5], [5, 4, 3, 2, 1]])
+    with pytest.raises(InputError, match=r"sentences of any length.* as it takes 5.*RuntimeError.*way='(zero|fill)'"):
+        px.explain(Fixed(), ids, method)

@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 import pellucid as px
+from nets import sequence, stock
 from pellucid.attribution import IntegratedGradients, SmoothGrad
+from pellucid.engine.inputs import as_inputs
 
 DOUBLE = {"dtype": torch.float64}
 
@@ -142,3 +144,28 @@ def test_token_ids_tremble_at_their_embedding():
     assert got.values.shape == (2, 3, 4)
     assert bool((got.error > 0).all())
     assert bool(((got.values - 2 * model.embedding(ids)).abs() <= 5 * got.error).all())
+
+
+def test_padding_changes_neither_noise_nor_range():
+    net = stock.settle(sequence.Tokens())
+    short = {"ids": sequence.token_ids(), "mask": torch.ones(3, sequence.LENGTH, dtype=torch.long)}
+    long = {name: torch.cat([x, torch.zeros(3, 4, dtype=torch.long)], 1) for name, x in short.items()}
+    method = SmoothGrad(samples=4)
+    found = px.explain(net, short, method, layer="embedding", target=1).values
+    padded = px.explain(net, long, method, layer="embedding", target=1).values
+    assert torch.allclose(padded[:, : sequence.LENGTH], found, atol=1e-10)
+    assert found.abs().max() > 1e-3
+    # A word more is another sentence, with other noise.
+    other = {name: torch.cat([x, torch.ones(3, 1, dtype=torch.long)], 1) for name, x in short.items()}
+    assert as_inputs(other).keys() != as_inputs(short).keys() == as_inputs(long).keys()
+
+
+def test_rows_of_numbers_are_told_apart_by_every_number():
+    table = torch.tensor([[1, 0], [0, 1], [0, 0], [1, 1]])
+    assert len(set(as_inputs(table).keys())) == 4
+    images = torch.zeros(2, 1, 2, 2)
+    images[1, 0, 1, 1] = 1
+    assert len(set(as_inputs(images).keys())) == 2
+    assert as_inputs(images).lengths() is None
+    masked = (torch.tensor([[3, 0, 0], [0, 2, 0]]), torch.tensor([[1, 1, 0], [1, 1, 0]]))
+    assert as_inputs(masked).lengths().tolist() == [2, 2]  # a 0 under a mask of 1 is a word
