@@ -38,6 +38,14 @@ ENTRIES = (
         test="tests/report/test_audience_terms.py::test_every_id_is_resolved_or_told",
     ),
     Entry(
+        name="end-user-profiles",
+        kind="requirement",
+        title="Views for experts and for normal users",
+        does="Shows an explanation with every figure to experts, and as a few clues in few words to normal users.",
+        use="px.report.view",
+        test="tests/report/test_audience_profiles.py::test_an_expert_loses_nothing",
+    ),
+    Entry(
         name="evidence-explanation",
         kind="requirement",
         title="A decision with the evidence it rests on",
@@ -69,6 +77,14 @@ ENTRIES = (
         does="Orders the forms from examples to rules, and writes maps and trees as sentences with their precision.",
         use="px.report.if_then; px.report.explicitness",
         test="tests/report/test_audience_logic.py::test_the_stated_precision_is_that_of_the_network_on_fresh_rows",
+    ),
+    Entry(
+        name="extendability-across-users-and-problems",
+        kind="requirement",
+        title="Templates by reader and problem",
+        does="Finds the nearest presentation for each reader and problem, and tells which serves where; no place is empty.",
+        use="px.report.Templates; px.report.view(templates=...)",
+        test="tests/report/test_audience_profiles.py::test_fallbacks_are_used_in_order",
     ),
     Entry(
         name="faithfulness-disclaimer",

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from pellucid.report.audience_logic import Condition, IfThen, explicitness, if_then
+from pellucid.report.audience_profiles import PROFILES, Profile, Templates, View, view
 from pellucid.report.audience_regions import Region, Verdicts, verdicts
 from pellucid.report.audience_terms import Term, Vocabulary
 from pellucid.report.digits import demo
@@ -25,6 +26,11 @@ from pellucid.report.trust_limits import Limits, limits
 from pellucid.report.trust_necessity import Necessity, necessity
 
 __all__ = [
+    "PROFILES",
+    "Profile",
+    "Templates",
+    "View",
+    "view",
     "Region",
     "Verdicts",
     "verdicts",
