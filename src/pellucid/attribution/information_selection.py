@@ -154,7 +154,8 @@ class LearningToExplain(Method):
             ask.record(predict(subject, ask.inputs, ask.memory))
         assert ask.output is not None
         answers, laid = self._answers(ask.output, ask), self._features(held)
-        wanted = [None] * held.rows if ask.wanted is None else _classes(ask).tolist()
+        # What was learnt of the whole answer tells of it also where a measurement asks again about the class it settled on.
+        wanted = [None] * held.rows if None in state else _classes(ask).tolist()
         chances = torch.zeros(held.rows, laid.count, dtype=torch.float64, device=held.device)
         marks, facts = torch.zeros_like(chances), Facts()
         for one, trained in state.items():

@@ -260,3 +260,11 @@ def test_what_cannot_be_done_is_refused():
     net = nn.Sequential(nn.Flatten(), nn.Linear(192, 2)).eval()
     with pytest.raises(InputError, match="same in every row"):
         px.explain(net, images, LearningToExplain(features=("superpixels", 4)), data=images)
+
+
+def test_a_measurement_can_ask_again_about_the_whole_answer():
+    """The network that chooses is smooth, so hardly moved rows get hardly moved chances."""
+    data, quick = draw(200, 10), LearningToExplain(**{**QUICK, "steps": 20})
+    found = px.explain(lambda x: logits(additive(x)), data[:3], px.evaluation.MaxSensitivity(of=quick), data=data)
+    assert found.values.isfinite().all()
+    assert (found.facts["relative"] < 0.2).all()
