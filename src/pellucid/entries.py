@@ -14,6 +14,14 @@ ENTRIES = (
         test="tests/contract/test_release.py::test_every_claim_is_tried_and_kept",
     ),
     Entry(
+        name="application-grounded-evaluation",
+        kind="tool",
+        title="Experts at their real task, with and without explanations",
+        does="Designs the trial, shows it on one page, and tells accuracy, time, wrong advice found out, and fairness.",
+        use="pellucid.evaluation.application_study(...); study.analyse; analyse_gap",
+        test="tests/oracles/evaluation/test_human_tasks.py::test_the_planted_detection_of_wrong_advice_is_recovered",
+    ),
+    Entry(
         name="automatic-low-effort-explanations",
         kind="requirement",
         title="Verdicts on maps that need nobody to look",
@@ -101,6 +109,14 @@ ENTRIES = (
         does="Numbers, categories and missing values are explained column by column; only rows that could be are tried.",
         use="px.Columns(transformer)",
         test="tests/engine/test_columns.py::test_sums_over_a_group_are_what_removing_the_group_does",
+    ),
+    Entry(
+        name="human-grounded-evaluation",
+        kind="tool",
+        title="Simplified tasks with lay people",
+        does="Choices between two explanations, and foretelling the network: a balanced study, its page, its analysis.",
+        use="pellucid.evaluation.preference_study(...); forward_simulation_study; counterfactual_study; Study.export",
+        test="tests/oracles/evaluation/test_human_tasks.py::test_raters_with_a_known_taste_give_the_order_of_methods",
     ),
     Entry(
         name="interpretable-terms-registry",

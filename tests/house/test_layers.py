@@ -13,13 +13,14 @@ import pellucid
 SOURCE = Path(pellucid.__file__).parent
 METHODS = ("attribution", "semantics", "rules", "examples", "text", "intrinsic", "training", "theory")
 METHODS += ("debugging", "robustness", "fairness", "evaluation")
-LEVELS = {"contract": 0, "worlds": 0, "zoo": 1, "engine": 1, **dict.fromkeys(METHODS, 2)}
+LEVELS = {"inert": 0, "contract": 0, "worlds": 0, "zoo": 1, "engine": 1, **dict.fromkeys(METHODS, 2)}
 LEVELS |= {"entries": 1, "surveys": 2, "advice": 3, "catalogue": 3, "show": 3, "report": 3, "scale": 3, "testing": 3}
 LEVELS |= {"app": 4, "__main__": 4}
 
 # The only imports by name, at run time, that reach upwards: (file, what is imported) with the reason.
 UPWARDS = {
     ("contract/explanation.py", "show"): "a result is drawn by the viewer, which is loaded when the first one is drawn",
+    ("evaluation/human.py", "show"): "a study is put on a page by the viewer, which is loaded when it is exported",
     ("contract/method.py", "*"): "the catalogue finds methods by importing the folders they are in",
     ("testing/release.py", "*"): "the release gate looks for public methods without a card in every folder",
 }
