@@ -65,6 +65,7 @@ LEFT_OUT = {
     "Complexity (heatmap-entropy, rule-complexity-metrics, fidelity-parsimony-tradeoff, simulatability)": "figure to come",
     "Stability (local-lipschitz-estimate, explanation-continuity, lime-instability, consistency-quality)": "figure to come",
     "Qualities (exactness-quality, completeness-quality, universality-quality, reward-quality)": "figure to come",
+    "Correct, covering, simple (three-c-evaluation)": "figure to come",
     "Localisation (pointing-game, cam-localisation, object-relevance-ratio, human-attention-benchmark-mohseni, "
     "attention-lesion-overlap)": "figure to come",
     "Picked cases and other surrogates (sp-lime, streak, maple, mame)": "figure to come",
