@@ -61,7 +61,9 @@ LEFT_OUT = {
     "Causal shares (causal-shapley)": "figure to come",
     "Shares by propagation (dasp)": "figure to come",
     "Objects found by templates (o-drl-object-saliency)": "the zoo has no network that plays",
-    "Explanations as rules (meta-predictor-explanation)": "figure to come",
+    "Explanations as rules, and three criteria (meta-predictor-explanation, fidelity-persuasibility-generalizability)": (
+        "figure to come"
+    ),
     "Complexity (heatmap-entropy, rule-complexity-metrics, fidelity-parsimony-tradeoff, simulatability)": "figure to come",
     "Stability (local-lipschitz-estimate, explanation-continuity, lime-instability, consistency-quality)": "figure to come",
     "Qualities (exactness-quality, completeness-quality, universality-quality, reward-quality)": "figure to come",
