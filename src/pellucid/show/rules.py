@@ -117,12 +117,25 @@ def account(result: Rules, wanted: Options) -> Account:
     judged = verdicts({**facts, "fidelity": _figure(result)} if math.isfinite(result.fidelity) else facts)
     return Account(
         asked=card.question if card else "Which logic imitates the network?",
-        mattered=(f"{told}{known if math.isfinite(result.fidelity) else ''}.",),
+        mattered=(f"{told}{known if math.isfinite(result.fidelity) else ''}.{_budgeted(result)}",),
         listing=tuple(clean(s, 400) for s in result.text[:LISTED]),
         believed=tuple(v.long for v in judged),
         supports=card.supports if card else (),
         cannot=card.limits if card else (),
     )
+
+
+def _budgeted(result: Rules) -> str:
+    """What keeping to a budget did to the rules, where one was set, and what it cost."""
+    lost, before = (result.facts.get(name) for name in ("fidelity_lost", "literals_before"))
+    note = result.source.get("control")
+    if lost is None or before is None or not isinstance(note, dict) or note.get("excess") == "within":
+        return ""
+    done = "summed up" if note.get("excess") == "summarise" else "pruned"
+    points = 100 * float(lost[0])
+    cost = "which cost no agreement" if abs(points) < 0.05 else f"which changed the agreement by {-points:+.1f} points"
+    tests = f"from {counted(round(float(before[0])), 'test')} in all to {result.size.get('conditions', 0)}"
+    return f" They were {done} to fit a budget, {tests}, {cost}."
 
 
 def _figure(result: Rules) -> Any:

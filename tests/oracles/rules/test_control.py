@@ -172,6 +172,17 @@ def test_a_summary_reads_short_and_predicts_as_before(tmp_path):
     assert "rules say more" in found.describe()
 
 
+def test_words_tell_what_the_budget_cost():
+    rules = grown()
+    found = control(rules, slanted, rows(600, 2), Budget(rules=2))
+    points = -100 * found.facts["fidelity_lost"].item()
+    told = found.describe()
+    assert f"from {rules.size['conditions']} tests in all to {found.size['conditions']}" in told
+    assert f"changed the agreement by {points:+.1f} points" in told
+    assert points < -1
+    assert "budget" not in control(rules, slanted, rows(600, 2), Budget()).describe()
+
+
 def test_numbers_are_pruned_by_what_they_explain():
     model = lambda v: (v[:, :1] > 0.5).double() + 0.1 * v[:, 1:2]  # noqa: E731
     rules = grown(model, depth=4)
