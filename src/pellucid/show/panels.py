@@ -50,9 +50,11 @@ def _panel(axes: Any, result: Measure, j: int, best: Any) -> None:
         axes.plot([float(low[i]), float(high[i])], [i, i], color=shade, linewidth=1.3, alpha=0.5)
         axes.plot(float(values[i]), i, "o", color=shade, markersize=5)
     first, last = (min(ends), max(ends)) if ends else (0.0, 1.0)
-    pad = 0.08 * (last - first) or 0.5
+    if last - first < 1e-6 * max(1.0, abs(last)):  # all alike: no scale is to make differences of rounding
+        first, last = first - 0.5, last + 0.5
+    pad = 0.08 * (last - first)
     axes.set_xlim(first - pad, last + pad)
-    draw.numbers(axes.xaxis, first, last if last > first else first + 1, count=3)
+    draw.numbers(axes.xaxis, first, last, count=3)
     axes.grid(axis="both", color="#e6e8ec", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(length=0)
