@@ -182,6 +182,10 @@ def test_the_search_finds_what_a_grid_over_all_attentions_finds_and_keeps_the_bo
         assert other.sum().item() == pytest.approx(1)
         assert jensen_shannon(other.tolist(), a) == pytest.approx(found.values[row].item(), abs=1e-12)
         assert 0 <= found.values[row] <= math.log(2)
+        starts = found.parts["by_start"][row].tolist()
+        assert found.values[row].item() == max(starts)
+        near = sum(reached >= 0.95 * max(starts) for reached in starts) / 8
+        assert found.facts["search_agreement"][row].item() == pytest.approx(near)
 
 
 def test_two_tokens_of_different_values_have_no_other_attention():
