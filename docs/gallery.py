@@ -45,7 +45,6 @@ ENTRIES: tuple[Entry, ...] = (
 LEFT_OUT = {
     "Regimes of lines (dmm-men)": "figure to come",
     "Relations between methods (systematic-theory-of-explanation)": "figure to come",
-    "Proxies (functionally-grounded-evaluation)": "figure to come",
     "Codes and factors (disentanglement-metrics)": "figure to come",
     "How far to trust an answer (trust-score)": "figure to come",
     "Attention tested by training (attention-is-not-not-explanation)": (

@@ -139,7 +139,50 @@ def _grid(inputs: Tensor, maps: dict[str, Tensor]) -> Figure:
     return figure
 
 
+SHOWN = (
+    *("vanilla-gradient", "gradient-x-input", "integrated-gradients", "deeplift", "deep-taylor-decomposition"),
+    *("guided-backprop", "grad-cam", "feature-ablation", "lime", "kernel-shap"),
+)
+
+
+def comparison() -> Drawn:
+    """Ten methods by six metrics on eight digits: whom each metric puts first, and who fails a test of sanity."""
+    model, rows = px.zoo.load("digits-cnn"), px.zoo.data("digits-cnn").test[0][:8]
+    found = px.compare(model, rows, SHOWN, budget=None)
+    told, rank = found.source["comparison"], found.parts["rank"]
+    assert not told["refused"]
+    assert {"deep-taylor-decomposition", "guided-backprop"} <= set(told["failed"])
+    names, metrics = told["methods"], told["metrics"]
+    place = {m: int(rank[names.index("deep-taylor-decomposition"), metrics.index(m)]) for m in metrics}
+    assert place["max-sensitivity"] <= 3 < place["deletion"]
+    first = told["recommended"]
+    assert first in ("kernel-shap", "lime")
+    best = {m: names[int(rank[:, k].argmin())] for k, m in enumerate(metrics) if m in told["counted"]}
+    others = " and ".join(sorted(set(told["failed"]) - {"deep-taylor-decomposition"}))
+    firsts = ", ".join(f"{name} by {m}" for m, name in best.items())
+    return Drawn(
+        found.show(),
+        f"First are {firsts}; recommended is {first}, by its median rank in these four. Metrics disagree, and are not "
+        f"averaged away: deep Taylor decomposition is number {place['max-sensitivity']} of {len(names)} by stability and "
+        f"number {place['deletion']} by deletion, and with {others} "
+        "it fails the test of sanity, as its maps hardly change when the network's weights are drawn at random. Eight rows "
+        "leave wide intervals: most neighbours in this order can't be told apart.",
+        {
+            "methods": names,
+            "metrics": metrics,
+            "means": found.values.round(decimals=3).tolist(),
+            "failed": told["failed"],
+        },
+    )
+
+
 ENTRIES = entry(
+    "comparison-digits",
+    "Methods compared",
+    "functionally-grounded-evaluation insertion-deletion sensitivity-n max-sensitivity model-randomization-test "
+    "heatmap-entropy",
+    comparison,
+) + entry(
     "lenet-saliency",
     "Four saliency methods side by side",
     "heatmap-entropy insertion-deletion vanilla-gradient smoothgrad integrated-gradients deep-taylor-decomposition",

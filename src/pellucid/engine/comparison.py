@@ -82,7 +82,9 @@ class Table:
         sane: list[tuple[int, Any]] = [(k, m) for k, m in enumerate(self.metrics.values()) if m.quality == "sanity"]
         failed = [[list(self.metrics)[k] for k, m in sane if mean[i, k] > m.limit] for i in range(len(each))]
         tested = torch.ones(len(each), dtype=torch.bool)
-        for k, _ in sane:
+        for k, test in sane:
+            passed = torch.where(mean[:, k].isfinite(), (mean[:, k] > test.limit).double(), torch.nan)
+            rank[:, k] = placed(passed, "lower")
             tested &= mean[:, k].isfinite() | ~mean[:, k].isfinite().any()
         first, why = recommended(self.labels, list(self.metrics), rank, counted, failed, tested)
         told = {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import abc
+import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -36,6 +38,7 @@ class Judged:
     ask: Ask
     result: Explanation
     read: Callable[[Explanation, Ask], Explanation] | None = None  # how an answer is made fit to be measured
+    seconds: float = math.nan  # that fitting and explaining took
 
     @cached_property
     def state(self) -> Any:
@@ -130,8 +133,9 @@ class Evaluation(Method, abc.ABC):
         self.check(ask, own)
         needs.check(held.card, subject, ask.inputs, given, ask.layer)
         asked = replace(self.question(ask, own), data=given)
+        started = time.perf_counter()
         judged = Judged(held, subject, asked, held.explain(subject, asked, prepared := held.prepare(subject, asked)))
-        judged.state = prepared
+        judged.state, judged.seconds = prepared, time.perf_counter() - started
         for name in ("output", "_target", "path"):
             setattr(ask, name, getattr(asked, name))
         return self.measure(subject, ask, judged)

@@ -61,13 +61,14 @@ def compare(
     Returns:
         A measure. `values` (methods, metrics) are means over the rows; `parts` hold ``rows`` (methods, metrics, rows),
         ``low`` and ``high`` (95 % intervals of the means over rows, by Student's t), ``rank`` (1 is best; NaN where
-        nothing was measured), ``agreement`` (methods, methods), the mean Spearman correlation of the maps' values over
-        rows, and ``metric_agreement`` (metrics, metrics), that of the methods' ranks: metrics that disagree are shown,
-        and no figure is made of them all. ``source["comparison"]`` names methods, metrics, which way is better, what each
-        metric costs and assumes, what was refused and why, the rows without a figure, seconds per method for explaining
-        and measuring, and which method is ``recommended`` with the ``reason``: the best median rank by faithfulness and
-        stability (``counted``) among those that have all these figures and whose figures of sanity, if any, are below the
-        test's limit (``failed`` names the others). Simplicity has no say: a simple map may be wrong.
+        nothing was measured; all that pass a test of sanity share one), ``agreement`` (methods, methods), the mean
+        Spearman correlation of the maps' values over rows, and ``metric_agreement`` (metrics, metrics), that of the
+        methods' ranks: metrics that disagree are shown, and no figure is made of them all. ``source["comparison"]`` names
+        methods, metrics, which way is better, what each metric costs and assumes, what was refused and why, the rows
+        without a figure, seconds per method for explaining and measuring, and which method is ``recommended`` with the
+        ``reason``: the best median rank by faithfulness and stability (``counted``) among those that have all these
+        figures and whose figures of sanity, if any, are below the test's limit (``failed`` names the others). Simplicity
+        has no say: a simple map may be wrong.
 
     Example:
         >>> import torch, pellucid as px

@@ -81,7 +81,7 @@ class Run:
         result = fit(method.explain(self.subject, asked, state), asked)
         quiet = replace(asked, progress=Progress(), memo=self.memo)
         judged = Judged(method, self.subject, quiet, result, fit)
-        judged.state = state
+        judged.state, judged.seconds = state, watch.spent
         return judged
 
     def _measure(self, judged: Judged, number: int, label: str, column: Column) -> None:

@@ -22,7 +22,7 @@ class Proxy:
     """One figure that stands for a quality which only people could judge in the end.
 
     `metric` names the method of `pellucid.evaluation` that computes it, with its `settings`; `fact` says which of that
-    method's facts it is, where it is not its values.
+    method's facts it is, where it is not its values. Seconds, of any form, are taken while the explanation is made.
     """
 
     name: str
@@ -130,6 +130,15 @@ PROXIES: dict[str, Proxy] = {
             "3 fits of the rules",
             "rules that another seed would change say little of the network",
         ),
+        Proxy(
+            name="runtime",
+            quality="runtime",
+            form="any",
+            better="lower",
+            cost="no forwards",
+            assumption="another machine, batch or first call takes as many times longer for every method",
+            metric="",
+        ),
     )
 }
 
@@ -139,7 +148,8 @@ class FunctionallyGrounded(Evaluation):
     """How does an explanation fare by everything that can be measured without asking people?
 
     Every proxy of `PROXIES` for the explanation's form: of maps deletion, insertion, sensitivity-n, maximum sensitivity,
-    weight randomisation and sparsity (Gini index); of rules their number, depth, conditions, fidelity and consistency.
+    weight randomisation and sparsity (Gini index); of rules their number, depth, conditions, fidelity and consistency; of
+    both the seconds they took, which stand in ``source`` alone.
     They are proxies: a figure stands for a quality under an assumption, which is told beside it, and no figure is made of
     them all.
 
@@ -211,6 +221,7 @@ class FunctionallyGrounded(Evaluation):
                 facts[proxy.name] = values.detach().cpu().double().reshape(rows, -1).mean(1)
                 about |= overall(facts[proxy.name])
             told[proxy.name] = about
+        told["runtime"] = PROXIES["runtime"].as_dict() | {"mean": judged.seconds}
         first = self.figure or next(iter(facts), chosen[0].name)
         if first not in facts:
             raise MethodError(f"The proxy {first!r} must fit", got=told[first]["refused"], hint="another 'figure'")

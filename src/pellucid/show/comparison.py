@@ -17,6 +17,7 @@ from pellucid.show.words import Account, clean, counted, listed, number
 
 ARROWS = {"higher": "higher is better", "lower": "lower is better", "neither": "neither way is better"}
 LIGHT = np.array([0.299, 0.587, 0.114])  # how light a colour looks
+FAILS, PASSES = (0.98, 0.82, 0.66), (0.93, 0.94, 0.93)
 MOST = 60  # methods whose lines are drawn
 RANKS, AGREES = "Purples_r", "coolwarm"
 
@@ -44,7 +45,7 @@ def figure(result: Measure, wanted: Options) -> Figure:
     draw.foot(
         whole,
         "Darker is a better rank. Figures are means over the rows ± half their 95 % interval; a dash where there is none, "
-        "with the reason in words.",
+        "with the reason in words. Orange: fails a test of sanity.",
     )
     return whole
 
@@ -61,6 +62,13 @@ def _table(axes: Any, result: Measure, shown: list[int], names: list[str], metri
     shade = np.where(np.isfinite(rank), (rank - 1) / max(1, count - 1), 1.0)
     pixels = colormaps[RANKS](0.25 + 0.75 * shade)
     pixels[~np.isfinite(rank)] = (0.97, 0.97, 0.97, 1.0)
+    told = result.source["comparison"]
+    for j, metric in enumerate(told["metrics"]):
+        if told["about"][metric].get("quality") != "sanity":
+            continue
+        for line, i in enumerate(shown):  # a test is passed or failed, and there is no order among those that pass
+            if math.isfinite(values[line, j]):
+                pixels[line, j, :3] = FAILS if metric in told["failed"].get(told["methods"][i], ()) else PASSES
     axes.imshow(pixels, aspect="auto", interpolation="nearest")
     for i, j in np.ndindex(*values.shape):
         dark = float(pixels[i, j, :3] @ LIGHT) < 0.5
@@ -69,10 +77,8 @@ def _table(axes: Any, result: Measure, shown: list[int], names: list[str], metri
         draw.note(axes, j, i, text, fontsize=7, ha="center", va="center", color=colour, longest=24)
     draw.bare(axes)
     draw.labels(axes.yaxis, range(len(names)), names, longest=40)
-    better = result.source["comparison"]["better"]
     heads = [
-        f"{m}\n({ARROWS.get(better.get(raw, ''), '')})"
-        for m, raw in zip(metrics, result.source["comparison"]["metrics"], strict=True)
+        f"{m}\n({ARROWS.get(told['better'].get(raw, ''), '')})" for m, raw in zip(metrics, told["metrics"], strict=True)
     ]
     axes.xaxis.tick_top()
     draw.labels(

@@ -278,6 +278,10 @@ def test_what_fails_a_test_of_sanity_is_not_recommended_and_how_well_others_pass
     assert told["counted"] == ["insertion"]
     assert found.parts["rank"][0, 0] <= found.parts["rank"][1, 0]
     assert told["failed"] == {"itself": ["random"]}
+    assert found.parts["rank"][:, 1].tolist() == [2.0, 1.0]
+    same = px.compare(Net(), x, METHODS, metrics, target=0)
+    assert not same.source["comparison"]["failed"]
+    assert same.parts["rank"][:, 1].tolist() == [2.0, 2.0, 2.0]
     assert told["recommended"] == "slopes"
     assert "pass random" in told["reason"]
     alone = px.compare(net, x, {"itself": Itself()}, metrics, target=0)
