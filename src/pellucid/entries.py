@@ -231,12 +231,28 @@ ENTRIES = (
         test="tests/report/test_trust_congruence.py::test_a_shortcut_shows_as_low_congruence_on_its_class",
     ),
     Entry(
+        name="trait-measurement-modes",
+        kind="requirement",
+        title="Seen, measured or studied",
+        does="Every page says which kind of evidence supports each trait, with its figure or the number of people.",
+        use="px.report.traits; px.report(...)",
+        test="tests/report/test_trust_traits.py::test_evidence_of_no_known_shape_is_refused",
+    ),
+    Entry(
         name="trait-trust-calibration",
         kind="requirement",
         title="Trust beside what it deserves",
         does="Sets what people say beside how often the network is right, and tells what an explanation changed.",
         use="px.report.calibration",
         test="tests/report/test_trust_calibration.py::test_the_planted_gap_is_recovered",
+    ),
+    Entry(
+        name="trust-rationale-properties",
+        kind="requirement",
+        title="What a rationale needs to be trusted",
+        does="Says which of plain words, names of the reader's own, context and steps are present, and which are missing.",
+        use="px.report.rationale",
+        test="tests/report/test_trust_traits.py::test_each_of_the_four_properties_is_found_where_it_is",
     ),
     Entry(
         name="unified-interpretation-framework",

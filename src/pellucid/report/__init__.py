@@ -24,8 +24,14 @@ from pellucid.report.trust_calibration import Calibration, calibration
 from pellucid.report.trust_congruence import Congruence, Side, congruence, to_mark
 from pellucid.report.trust_limits import Limits, limits
 from pellucid.report.trust_necessity import Necessity, necessity
+from pellucid.report.trust_traits import Evidence, Rationale, Traits, rationale, traits
 
 __all__ = [
+    "Evidence",
+    "Rationale",
+    "Traits",
+    "rationale",
+    "traits",
     "PROFILES",
     "Profile",
     "Templates",

@@ -14,7 +14,7 @@ import pellucid
 from pellucid.contract import Explanation
 from pellucid.engine import Subject, as_subject
 from pellucid.engine.batch import Progress
-from pellucid.report import auditor
+from pellucid.report import auditor, trust_traits
 from pellucid.report.audience import Additions
 from pellucid.report.case import Case
 from pellucid.report.computed import NAMED, asked, computed, environment
@@ -37,7 +37,7 @@ TITLE = "What the network answered, and why"
 
 # What stands between the cases and the provenance: each function is given everything that was asked and computed, and
 # returns its sections, for `dossier.question.audience` to read. A new part of the page is one more function here.
-SECTIONS: list[Callable[[Dossier], Sequence[Section]]] = [auditor.sections]
+SECTIONS: list[Callable[[Dossier], Sequence[Section]]] = [auditor.sections, trust_traits.sections]
 
 
 @dataclass(kw_only=True, eq=False)

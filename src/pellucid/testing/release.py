@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -147,13 +147,11 @@ def _outcome(cls: type[Method], claim: str, names: list[str]) -> str:
 
 def _cardless() -> list[str]:
     """Public method classes that are no base of others and bring no card of their own."""
+    registered()  # imports the folders
     found = []
     for folder in FOLDERS:
-        try:
-            package = importlib.import_module(f"pellucid.{folder}")
-        except ModuleNotFoundError:
-            continue
-        for name in package.__all__:
+        package = sys.modules.get(f"pellucid.{folder}")
+        for name in getattr(package, "__all__", ()):
             cls = getattr(package, name)
             if (
                 inspect.isclass(cls)
