@@ -237,3 +237,20 @@ def test_a_browser_runs_the_own_script_and_nothing_else(tmp_path: Path) -> None:
     assert "<title>Whole</title>" in shown
     assert "onerror" in Page(shown).text
     assert Page(shown).foreign == []
+
+
+def test_a_mistake_is_told_first_in_a_few_lines(tmp_path: Path) -> None:
+    rows = torch.tensor([[0.2, 0.1, 1.0], [3.0, 1.0, 9.0]]).reshape(2, 1, 1, 3)
+    wanted = {"labels": [1, 1], "contest": "Write to us.", "path": tmp_path / "page.html", "overwrite": True}
+    text = px.report(two(), rows, ["integrated-gradients"], **wanted).read_text().replace("\u00a0", " ")
+    said = re.sub(r"\s+", " ", Page(text).text)
+    assert "<h1>Why did the network answer “first” when it is “half”?</h1>" in text
+    assert "Erase only the pixel that speaks most for “first”, and the network answers “half” (82 %)." in said
+    assert re.search(r"What it rests on “first” rests on the \w+", said)
+    assert re.search("Of the 1 map below, (1|none) stood the test", said)
+    assert "To contest it Write to us." in said
+    assert 'href="#case-2"' in text[: text.index("How to read a map")]
+    right = px.report(two(), rows[:1], ["integrated-gradients"], **{**wanted, "labels": [1]}).read_text()
+    assert "Why did the network" not in right
+    own = px.report(two(), rows, ["integrated-gradients"], title="My title", **wanted).read_text()
+    assert "<h1>My title</h1>" in own

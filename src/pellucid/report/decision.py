@@ -154,9 +154,10 @@ class Causes:
     def sentences(self, answer: int, truth: int, classes: Sequence[str]) -> list[str]:
         """What the known cases nearby say about the mistake."""
         said, true = class_name(answer, classes), class_name(truth, classes)
-        count, as_true = len(self.items), self.as_true or "none"
+        count = len(self.items)
+        as_answered, as_true = ({0: "none", count: "all"}.get(n, n) for n in (self.as_answered, self.as_true))
         told = [
-            f"Of the {count} known cases nearest to it, {self.as_answered or 'none'} carry the label that the network "
+            f"Of the {count} known cases nearest to it, {as_answered} carry the label that the network "
             f"answered, “{said}”, and {as_true} the true one, “{true}”."
         ]
         if not self.suspects:

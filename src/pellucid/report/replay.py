@@ -230,7 +230,8 @@ def _again(
         parts=parts,
     )
     dossier = compute(subject, asked, lambda done: None)
-    return computed(dossier, tell(dossier).statements(dossier))
+    said = {name: record["issued"][name] or "" for name in ("title", "responsible", "contest")}
+    return computed(dossier, tell(dossier, **said).statements(dossier))
 
 
 def _compared(

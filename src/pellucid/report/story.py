@@ -27,7 +27,9 @@ from pellucid.report.sections import Section, drawn, free, save
 from pellucid.report.statements import sources, statements
 from pellucid.show import pages, viewer
 from pellucid.show.engineer import provenance
+from pellucid.show.facts import GOOD, REMOVAL
 from pellucid.show.options import Options
+from pellucid.show.words import counted
 
 INTRO = (
     "What the network answered, how sure it was, what moved it, and how far each explanation can be believed. "
@@ -59,6 +61,7 @@ class Story:
     responsible: str = ""
     contest: str = ""
     seal: str = ""
+    short: list[tuple[str, str]] = field(default_factory=list)
 
     def statements(self, dossier: Dossier) -> dict[str, list[str]]:
         """Every statement with a figure, by the place in the record behind it."""
@@ -173,19 +176,42 @@ def tell(dossier: Dossier, *, title: str = TITLE, intro: str = INTRO, **said: An
     """The page's parts, for the audience that was asked for."""
     put, audience = dossier.question, dossier.question.audience
     parts = [part for found in SECTIONS for part in found(dossier)]
+    hero = next((c for c in dossier.cases if c.right is False and c.why_words and c.picture is not None), None)
+    if hero is not None and title == TITLE:
+        title = f"Why did the network answer “{hero.answer.name}” when it is “{hero.truth}”?"
     return Story(
         title=title,
+        short=[] if hero is None else in_short(hero, str(said.get("contest", ""))),
         intro=intro,
         cases=dossier.cases,
         whole=whole(dossier.found, audience),
         missing=dossier.found.missing,
         provenance=about(dossier.subject, dossier.found, put.seed),
-        hero=next((c for c in dossier.cases if c.right is False and c.why_words and c.picture is not None), None),
+        hero=hero,
         sections=[drawn(part, audience) for part in parts],
         headings=[part.heading for part in parts],
         anchors={pages.slug(part.heading): part.source for part in parts},
         **said,
     )
+
+
+def in_short(case: Case, contest: str) -> list[tuple[str, str]]:
+    """A mistake in a few lines, for whoever has a minute: why, on what it rests, whether data are to blame, what now."""
+    tried = [v for p in case.panels for v in p.verdicts if v.short.startswith(REMOVAL)]
+    stood = sum(v.level == GOOD for v in tried)
+    told = [
+        ("Why?", " ".join(case.why_words)),
+        ("What it rests on", " ".join(case.evidence_words)),
+        ("Is the data to blame?", " ".join(case.cause_words)),
+        (
+            "Can it be believed?",
+            f"Of the {counted(len(tried), 'map')} below, {stood or 'none'} stood the test of removing what it points to."
+            if tried
+            else "No map below could be put to the test: read them with caution.",
+        ),
+        ("To contest it", contest),
+    ]
+    return [(name, text) for name, text in told if text]
 
 
 def on_record(

@@ -15,6 +15,7 @@ from pellucid.contract.card import Card
 from pellucid.contract.errors import MethodError
 from pellucid.show.words import clean, number, percent, pretty
 
+REMOVAL = "checked by removal"
 TRIED = "beats_random_orders"  # how a map stood the test of taking away what it points to
 GOOD, FAIR, POOR, NEUTRAL = "good", "fair", "poor", "neutral"
 
@@ -251,7 +252,7 @@ def _ordered(value: float, largest: float) -> Verdict:
         return Verdict(POOR, "not checkable", "Whether the network depends on what it points to could not be checked.")
     level = GOOD if value >= 0.95 else FAIR if value >= 0.75 else POOR
     share = percent(value)
-    short, long = "checked by removal", f"than in {share} of random orders"
+    short, long = REMOVAL, f"than in {share} of random orders"
     said = {
         GOOD: f"Taking away first what it points to lowers the score sooner {long}: the network does depend on it.",
         FAIR: f"Taking away first what it points to lowers the score sooner {long}, but not in all.",
