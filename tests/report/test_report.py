@@ -190,7 +190,7 @@ def test_sections_results_and_text_make_a_page() -> None:
     assert page.foreign == []
     assert page.count("img") == 2
     assert "Words & more" in page.text
-    assert "<details open>" in text
+    assert '<details class="figures" open>' in text
     with pytest.raises(InputError, match="results or text"):
         report.page(3)
 

@@ -86,9 +86,9 @@ def test_the_content_policy_names_style_and_script_by_hash() -> None:
 
 
 def test_engineers_figures_stand_open_for_engineers_alone() -> None:
-    assert "<details>" in images().html()
-    assert "<details open>" not in images().html()
-    assert "<details open>" in images().html(audience="engineer")
+    assert '<details class="figures">' in images().html()
+    assert '<details class="figures" open>' not in images().html()
+    assert '<details class="figures" open>' in images().html(audience="engineer")
 
 
 def test_no_folder_is_named() -> None:
