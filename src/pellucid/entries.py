@@ -111,6 +111,14 @@ ENTRIES = (
         test="tests/engine/test_columns.py::test_sums_over_a_group_are_what_removing_the_group_does",
     ),
     Entry(
+        name="human-friendliness-narayanan",
+        kind="tool",
+        title="Which complexity of rules slows people down",
+        does="Makes rule sets of exactly the wanted length, chunks and repeats, with tasks, and fits what each costs people.",
+        use="pellucid.evaluation.decision_set_study(...); analyse_slopes",
+        test="tests/oracles/evaluation/test_human_decision_sets.py::test_the_planted_slopes_are_recovered",
+    ),
+    Entry(
         name="human-grounded-evaluation",
         kind="tool",
         title="Simplified tasks with lay people",
