@@ -114,7 +114,7 @@ ENTRIES = (
         name="human-friendliness-narayanan",
         kind="tool",
         title="Which complexity of rules slows people down",
-        does="Makes rule sets of exactly the wanted length, chunks and repeats, with tasks, and fits what each costs people.",
+        does="Makes rules of exactly the wanted length, chunks and repeats, with tasks, and tells what each costs people.",
         use="pellucid.evaluation.decision_set_study(...); analyse_slopes",
         test="tests/oracles/evaluation/test_human_decision_sets.py::test_the_planted_slopes_are_recovered",
     ),

@@ -31,7 +31,8 @@ TELLING = re.compile(r"\S+@\S+|\bhttps?:\S+|\d{1,4}[./-]\d{1,2}[./-]\d{1,4}|[+(]
 @dataclass(frozen=True, kw_only=True)
 class Answer:
     """One screen's answers: of choices the option's number from 0, of scales from 1, of sides the side's from 0, 2 for
-    neither. `seconds` are those for which the screen was seen."""
+    neither. `seconds` are those for which the screen was seen until its first question was last answered: other questions
+    do not count."""
 
     participant: int
     position: int

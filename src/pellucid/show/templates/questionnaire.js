@@ -2,7 +2,7 @@
 const study = JSON.parse(document.getElementById("data").textContent);
 const at = (id) => document.getElementById(id);
 const answers = [];
-let participant = 0, order = [], place = 0, seen = 0, since = null, saved = true;
+let participant = 0, order = [], place = 0, seen = 0, since = null, decided = null, saved = true;
 
 function make(tag, text, attributes) {
   const made = document.createElement(tag);
@@ -12,7 +12,8 @@ function make(tag, text, attributes) {
 }
 
 // Seconds count only while the page can be seen.
-function start() { seen = 0; since = document.visibilityState === "visible" ? performance.now() : null; }
+function start() { seen = 0; decided = null; since = document.visibilityState === "visible" ? performance.now() : null; }
+function passed() { return seen + (since === null ? 0 : performance.now() - since); }
 function pause() { if (since !== null) { seen += performance.now() - since; since = null; } }
 document.addEventListener("visibilitychange", () => {
   if (document.visibilityState === "hidden") pause();
@@ -70,8 +71,8 @@ function show() {
   const sides = flipped ? [...given.sides].reverse() : given.sides;
   sides.forEach((one, i) => shown.append(panel(one, "AB"[i])));
   if (shown.childElementCount) form.append(shown);
-  const closed = given.questions.filter((q) => q.kind !== "remark");
-  given.questions.forEach((q, i) => form.append(ask(q, i, closed.length === 1 && q.kind !== "remark")));
+  const count = given.questions.filter((q) => q.kind !== "remark").length;
+  given.questions.forEach((q, i) => form.append(ask(q, i, count === 1 && q.kind !== "remark")));
   form.append(make("p", "", { class: "problem", role: "alert", id: "missing" }));
   form.append(make("button", place + 1 < order.length ? "Next" : "Finish", { type: "submit" }));
   const stop = make("button", "Stop here", { type: "button", class: "quiet" });
@@ -81,11 +82,15 @@ function show() {
   start();
 }
 
-// What was missing is no longer, once it is answered.
-at("asked").addEventListener("change", (event) => {
-  event.target.closest("fieldset").removeAttribute("aria-invalid");
+// What was missing is no longer, once it is answered; what counts is when the first question was last answered.
+function touched(box) {
+  box.removeAttribute("aria-invalid");
   at("missing").textContent = "";
-});
+  if (box === closed()[0]) decided = passed();
+}
+at("asked").addEventListener("change", (event) => touched(event.target.closest("fieldset")));
+
+function closed() { return [...at("asked").querySelectorAll("fieldset")].filter((b) => b.dataset.kind !== "remark"); }
 
 function answered(box) {
   if (box.dataset.kind === "remark") return box.querySelector("textarea").value.trim() || undefined;
@@ -109,7 +114,7 @@ at("asked").addEventListener("submit", (event) => {
     return;
   }
   pause();
-  const seconds = Math.max(Math.round(seen) / 1000, 0.001);
+  const seconds = Math.max(Math.round(decided === null ? seen : decided) / 1000, 0.001);
   answers.push({ stimulus: order[place][0], position: place, seconds, given });
   saved = false;
   place += 1;
@@ -152,10 +157,10 @@ at("enter").addEventListener("submit", (event) => {
 // A number key chooses where one question is asked; Enter goes on.
 addEventListener("keydown", (event) => {
   if (at("screen").hidden || event.target.tagName === "TEXTAREA" || event.ctrlKey || event.metaKey || event.altKey) return;
-  const boxes = [...at("asked").querySelectorAll("fieldset")].filter((b) => b.dataset.kind !== "remark");
+  const boxes = closed();
   if (boxes.length === 1 && /^[1-9]$/.test(event.key)) {
     const input = boxes[0].querySelectorAll("input")[Number(event.key) - 1];
-    if (input) { input.type === "checkbox" ? (input.checked = !input.checked) : (input.checked = true); input.focus(); event.preventDefault(); }
+    if (input) { input.type === "checkbox" ? (input.checked = !input.checked) : (input.checked = true); touched(boxes[0]); input.focus(); event.preventDefault(); }
   } else if (event.key === "Enter" && event.target.tagName !== "BUTTON") {
     event.preventDefault();
     at("asked").requestSubmit();
