@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.timing import machine, report, use_one_thread
 
-_NOT_GROUPS = {"__init__", "__main__", "nets", "timing"}
+_NOT_GROUPS = {"__init__", "__main__", "nets", "timing", "truth"}
 
 
 def main() -> None:

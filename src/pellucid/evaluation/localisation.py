@@ -17,7 +17,7 @@ from pellucid.evaluation.marked import maps, marks, near, refuse_pooling
 
 __all__ = ["PointingGame"]
 
-FIGURES = ("pointing", "mass", "rank", "overlap", "roc")
+FIGURES = ("pointing", "mass", "rank", "overlap", "roc", "precision")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +34,8 @@ class PointingGame(Evaluation):
     - ``overlap``: intersection over union of M and the ``top`` places.
     - ``roc``: the area under the ROC curve: how often a place in M has a larger v than one outside, ties counting
       half. NaN where M holds all places or none.
+    - ``precision``: average precision: over the places in M, the mean share of M among the places with at least their v.
+      NaN where M holds none. Blindly ordered places give ``precision_chance``, a little more than ``area``.
 
     Where places at the border of the first \\|M| or ``top`` are equal, as many of them as fit are taken evenly. An empty M
     gives 0. Choose in ``figure`` which of them ``values`` is; `facts` hold all, with ``area``, the share of places in M
@@ -46,7 +48,7 @@ class PointingGame(Evaluation):
 
     Args:
         of: the explanation that is measured: a method or its name.
-        figure: "pointing", "mass", "rank", "overlap" or "roc".
+        figure: "pointing", "mass", "rank", "overlap", "roc" or "precision".
         tolerance: pixels (from centre to centre) by which pointing may miss; the paper takes 15 for photographs.
         top: how many places are compared in ``overlap``; None for as many as M has.
         pooling: how a place's channels become v: "sum", with its sign, or, never negative, "absolute" (of the sum),
@@ -116,6 +118,7 @@ class PointingGame(Evaluation):
             "rank": expected(v, inside, size) / size.clamp(min=1),
             "overlap": overlap(v, inside, size if self.top is None else torch.full_like(size, self.top)),
             "roc": roc(v, inside),
+            "precision": precision(v, inside),
         }
         found = figures[self.figure]
         area, chance, ties = inside.double().mean(1), hits.double().mean(1), first.sum(1).double()
@@ -123,7 +126,13 @@ class PointingGame(Evaluation):
             values=found,
             better="higher",
             unit="share",
-            facts={**figures, "area": area, "chance": chance, "ties": ties},
+            facts={
+                **figures,
+                "area": area,
+                "chance": chance,
+                "precision_chance": precision_by_chance(inside),
+                "ties": ties,
+            },
             source={"overall": overall(found), "by_class": by_class(found, ask.explained_class)},
         )
 
@@ -164,3 +173,23 @@ def roc(v: Tensor, inside: Tensor) -> Tensor:
     ranks = torch.from_numpy(rankdata(v.numpy(), axis=1))
     one, other = inside.sum(1).double(), (~inside).sum(1).double()
     return ((ranks * inside).sum(1) - one * (one + 1) / 2) / (one * other)
+
+
+def precision(v: Tensor, inside: Tensor) -> Tensor:
+    """Average precision, equal values taken together; NaN where no place is inside."""
+    from scipy.stats import rankdata
+
+    found = torch.full((len(v),), torch.nan, dtype=torch.float64)
+    for row, (values, mask) in enumerate(zip(-v.numpy(), inside.numpy(), strict=True)):
+        if mask.any():
+            hits, among = rankdata(values[mask], "max"), rankdata(values, "max")[mask]
+            found[row] = float((hits / among).mean())
+    return found
+
+
+def precision_by_chance(inside: Tensor) -> Tensor:
+    """The mean of `precision` over all orders of the places: one place is first of k by k - 1 others, evenly drawn."""
+    count, size = inside.shape[1], inside.sum(1).double()
+    k = torch.arange(1, count + 1, dtype=torch.float64)
+    others = (size - 1)[:, None] * (k - 1) / max(count - 1, 1)
+    return torch.where(size > 0, ((1 + others) / k).mean(1), torch.nan)

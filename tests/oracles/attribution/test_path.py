@@ -9,6 +9,7 @@ from torch import nn
 import pellucid as px
 from pellucid.attribution import Conductance, ExpectedGradients, IntegratedGradients
 from pellucid.attribution.path import nodes
+from pellucid.contract.errors import InputError
 
 DOUBLE = {"dtype": torch.float64}
 
@@ -242,3 +243,16 @@ def test_conductance_equals_the_loop_over_pieces():
 def test_impossible_settings_are_refused(method):
     with pytest.raises(px.contract.errors.MethodError):
         px.explain(net(), rows(), method)
+
+
+def test_token_ids_have_no_path_from_a_baseline():
+    class Reader(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.head = nn.Embedding(5, 3), nn.Linear(3, 2)
+
+        def forward(self, ids):
+            return self.head(self.words(ids).mean(1))
+
+    with pytest.raises(InputError, match=r"must have a floating tensor.*torch\.int64"):
+        px.explain(Reader().eval(), torch.ones(2, 4, dtype=torch.long), "conductance", layer="words")

@@ -28,6 +28,7 @@ def by_hand(v, mask, top):
         "rank": sum(mask[i] for i in order[:size]) / size,
         "overlap": both / (top + size - both),
         "roc": sum(v[i] > v[j] for i, j in pairs) / len(pairs),
+        "precision": sum(sum(mask[j] for j in order[: k + 1]) / (k + 1) for k, i in enumerate(order) if mask[i]) / size,
     }
 
 
@@ -38,7 +39,7 @@ def test_every_figure_is_that_of_the_definition(rows, shape):
     places = shape if len(shape) == 1 else shape[1:]
     masks = drawn(rows, *places, seed=3) > 0.2
     masks.flatten(1)[:, 0], masks.flatten(1)[:, 1] = True, False
-    for name in ("pointing", "mass", "rank", "overlap", "roc"):
+    for name in ("pointing", "mass", "rank", "overlap", "roc", "precision"):
         found = measured(x, masks, figure=name, top=2)
         for row in range(rows):
             v = x[row] if len(shape) == 1 else x[row].sum(0)
@@ -56,6 +57,22 @@ def test_a_mask_of_all_gives_one_and_of_none_nothing():
         assert every[name].tolist() == [1.0] * 3
         assert none[name].tolist() == [0.0] * 3
     assert bool(every["roc"].isnan().all() and none["roc"].isnan().all())
+    assert every["precision"].tolist() == [1.0] * 3
+    assert bool(none["precision"].isnan().all() and none["precision_chance"].isnan().all())
+
+
+def test_average_precision_with_ties_is_that_of_scikit_learn_and_its_chance_that_of_all_orders():
+    from itertools import permutations
+
+    from sklearn.metrics import average_precision_score
+
+    v = torch.tensor([[3.0, 1.0, 1.0, 0.0, 1.0, -2.0]], dtype=torch.float64)
+    masks = torch.tensor([[False, True, False, False, True, True]])
+    found = measured(v, masks, figure="precision")
+    assert found.values.item() == pytest.approx(average_precision_score(masks[0].numpy(), v[0].numpy()), abs=1e-12)
+    orders = torch.tensor(list(permutations(range(6))), dtype=torch.float64)
+    blind = measured(orders, masks.expand(len(orders), -1), figure="precision")
+    assert blind.values.mean().item() == pytest.approx(found.facts["precision_chance"].item(), abs=1e-12)
 
 
 def test_ties_are_taken_evenly():
