@@ -270,4 +270,12 @@ ENTRIES = (
         use="px.explain",
         test="tests/contract/test_conformance.py::test_method_works_somewhere",
     ),
+    Entry(
+        name="word-intrusion-test",
+        kind="tool",
+        title="The word that does not belong",
+        does="Shows a dimension's strongest words with an intruder, which people or a similarity are to find: share and interval.",
+        use="pellucid.evaluation.word_intrusion_study(...); find_intruders",
+        test="tests/oracles/evaluation/test_human_words.py::test_planted_topics_are_always_found_out",
+    ),
 )
