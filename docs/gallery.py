@@ -21,6 +21,7 @@ import gallery_effects
 import gallery_examples
 import gallery_masks
 import gallery_tables
+import gallery_trust
 import gallery_words
 from gallery_entry import Entry
 from gallery_panels import as_png
@@ -40,13 +41,13 @@ ENTRIES: tuple[Entry, ...] = (
     *gallery_deletion.ENTRIES,
     *gallery_examples.ENTRIES,
     *gallery_comparison.ENTRIES,
+    *gallery_trust.ENTRIES,
 )
 
 LEFT_OUT = {
     "Regimes of lines (dmm-men)": "figure to come",
     "Relations between methods (systematic-theory-of-explanation)": "figure to come",
     "Codes and factors (disentanglement-metrics)": "figure to come",
-    "How far to trust an answer (trust-score)": "figure to come",
     "Attention tested by training (attention-is-not-not-explanation)": (
         "its trainings take longer than the rest of the page together"
     ),
