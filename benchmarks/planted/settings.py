@@ -19,6 +19,7 @@ OTHERS: dict[str, list[tuple[tuple[str, ...] | None, str | dict[str, Any]]]] = {
     "conductance": [(PICTURES, TRIAL)],
     "dasp": [(PICTURES, {"cells": 4, "sizes": 2}), (("weights",), {"cells": 4, "sizes": 2})],
     "deepconsensus": [(("seeds",), TRIAL)],
+    "dmm-men": [(None, TRIAL)],
     "information-based-measure-nlp": [(PICTURES, TRIAL), (("weights",), TRIAL)],
     "integrated-gradients": [(PICTURES, {"tolerance": 0.05})],
     "l2x": [(PICTURES, {"chosen": 3, "steps": 60, "hidden": 32}), (None, {"chosen": 3, "steps": 150, "hidden": 32})],

@@ -116,5 +116,19 @@ def test_every_method_has_a_cell_in_every_world_or_a_reason(planted, written):
     assert {*planted["settings"].OTHERS} <= methods
 
 
+def test_a_run_of_a_part_leaves_the_other_figures(planted, written):
+    sys.path.insert(0, str(ROOT))
+    try:
+        from benchmarks.truth import merged
+    finally:
+        sys.path.remove(str(ROOT))
+    new = {"about": {"date": "later"}, "checks": {}, "cells": {"games": {"lime": {"refused": "tried anew"}}}}
+    both = merged(written, new)
+    assert both["cells"]["games"]["lime"] == {"refused": "tried anew"}
+    assert both["cells"]["games"]["kernel-shap"] == written["cells"]["games"]["kernel-shap"]
+    assert both["cells"]["words"] == written["cells"]["words"]
+    assert both["about"]["date"] == "later"
+
+
 def test_the_page_is_what_the_figures_give(planted, written):
     assert (ROOT / "docs" / "truth.md").read_text(encoding="utf-8") == planted["page"].page(written)
