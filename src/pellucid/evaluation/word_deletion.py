@@ -45,7 +45,8 @@ class WordDeletion(Evaluation):
     ``source["overall"]``: the mean over texts with its 95 % interval.
 
     ``data={"labels": y}``, with "explanation" for the held method's data, gives the true classes; without it the
-    network's own answers stand for them, and no text is wrong. A ``target`` replaces the label in what is explained.
+    network's own answers stand for them, and no text is wrong. A ``target`` replaces the label in what is explained;
+    `px.compare` asks every method one question, so give it ``target=y`` there.
     Words are embedded: name the embedding by ``layer=``, or give vectors (rows, words, dimensions) as inputs.
 
     Args:
