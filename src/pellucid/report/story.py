@@ -176,7 +176,7 @@ def tell(dossier: Dossier, *, title: str = TITLE, intro: str = INTRO, **said: An
     """The page's parts, for the audience that was asked for."""
     put, audience = dossier.question, dossier.question.audience
     parts = [part for found in SECTIONS for part in found(dossier)]
-    hero = next((c for c in dossier.cases if c.right is False and c.why_words and c.picture is not None), None)
+    hero = next((c for c in dossier.cases if c.right is False and c.why_words), None)
     if hero is not None and title == TITLE:
         title = f"Why did the network answer “{hero.answer.name}” when it is “{hero.truth}”?"
     return Story(
@@ -202,6 +202,7 @@ def in_short(case: Case, contest: str) -> list[tuple[str, str]]:
     told = [
         ("Why?", " ".join(case.why_words)),
         ("What it rests on", " ".join(case.evidence_words)),
+        ("What would change it", " ".join(case.change_words)),
         ("Is the data to blame?", " ".join(case.cause_words)),
         (
             "Can it be believed?",
