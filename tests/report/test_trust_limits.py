@@ -81,6 +81,17 @@ def test_words_are_plain_and_inert():
     assert json.loads(json.dumps(found.as_dict()))["rule"]["risk"] == 0.03
 
 
+def test_a_network_that_is_never_wrong_and_a_row_it_knows_are_plain_data():
+    x = torch.linspace(-3, 3, 400, dtype=torch.float64)[:, None]
+    rows = (x, (x[:, 0] > 0).long())
+    found = limits(line, x[:1], train=(x[::2], rows[1][::2]), held_out=(x[1::2], rows[1][1::2]))
+    assert "the network was never wrong" in found.sentences()[0]
+    told = json.loads(json.dumps(found.as_dict(), allow_nan=False))
+    assert told["held_out"]["auroc"] == "nan"
+    assert told["rows"][0]["trust"] == "inf"
+    assert "exactly like it" in found.rows[0].sentences()[0]
+
+
 def test_rows_that_were_learnt_from_are_told():
     train = cases(300, torch.Generator().manual_seed(1))
     found = limits(line, train[0][:1], train=train, held_out=train)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pellucid.contract.errors import InputError
 from pellucid.engine.settings import whole
+from pellucid.report.plain import plain
 from pellucid.report.sections import Section
 from pellucid.report.trust_congruence import welch
 from pellucid.report.trust_necessity import interval
@@ -123,8 +124,10 @@ class Calibration:
         return Section(heading=heading, parts=self.sentences())
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it as plain data."""
-        return {**asdict(self), "effects": {g.name: self.effect(g.name) for g in self.groups[1:]}}
+        """All of it as plain data; numbers that JSON has none for by their name."""
+        effects = {g.name: self.effect(g.name) for g in self.groups[1:]}
+        found: dict[str, Any] = plain({**asdict(self), "effects": effects})
+        return found
 
 
 def calibration(stated: Any, right: Any, *, confidence: Any = None, bins: int = 5) -> Calibration:

@@ -20,6 +20,7 @@ from pellucid.engine.evaluation import overall
 from pellucid.engine.guard import untouched
 from pellucid.engine.inputs import Inputs, as_inputs
 from pellucid.engine.settings import whole
+from pellucid.report.plain import plain
 from pellucid.report.sections import Section
 from pellucid.show.answer import class_name
 from pellucid.show.words import clean, counted, listed, percent
@@ -93,8 +94,9 @@ class Congruence:
         return Section(heading=heading, parts=self.sentences())
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it as plain data."""
-        return asdict(self)
+        """All of it as plain data; numbers that JSON has none for by their name."""
+        found: dict[str, Any] = plain(asdict(self))
+        return found
 
 
 def to_mark(model: Any, inputs: Any, labels: Any, *, rows: int = 40, seed: int = 0) -> Tensor:

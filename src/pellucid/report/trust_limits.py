@@ -14,6 +14,7 @@ from pellucid.contract.errors import InputError
 from pellucid.contract.method import from_config
 from pellucid.engine import as_subject, explain, selective
 from pellucid.engine.selective import Rule
+from pellucid.report.plain import plain
 from pellucid.report.sections import Section
 from pellucid.show.answer import class_name
 from pellucid.show.words import clean, counted, number, percent
@@ -90,7 +91,7 @@ class Limits:
         """The rule in plain words."""
         told = self.held_out
         wrong = told["rows"] - told["right"]
-        found = [f"On {counted(told['rows'], 'case')} kept apart for checking, the network was wrong {_times(wrong)}."]
+        found = [f"On {counted(told['rows'], 'case')} kept apart for checking, the network was {_wrong(wrong)}."]
         if told["in_train"]:
             found.append(
                 f"The network also learnt from {number(told['in_train'])} of them, so what follows looks better than it is."
@@ -110,7 +111,7 @@ class Limits:
         found.append(
             f"Answers are let through where the trust score is at least {number(rule.threshold)} and the input is no "
             f"farther from what the network learnt from than {percent(self.far)} of the cases kept apart. That was so in "
-            f"{percent(rule.answered / told['rows'])} of these, and {_times(rule.wrong)} the answer was wrong."
+            f"{percent(rule.answered / told['rows'])} of these, and the answer was {_wrong(rule.wrong)} there."
         )
         found.append(
             f"With {percent(rule.confidence)} confidence, at most {percent(rule.risk)} of the answers let through are "
@@ -124,8 +125,8 @@ class Limits:
         return Section(heading=heading, parts=[*self.sentences(), *lines])
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it as plain data."""
-        return {
+        """All of it as plain data; numbers that JSON has none for by their name."""
+        told: dict[str, Any] = {
             "rows": [asdict(row) for row in self.rows],
             "rule": None if self.rule is None else {**asdict(self.rule), "coverage": self.rule.coverage},
             "farthest": self.farthest,
@@ -134,6 +135,8 @@ class Limits:
             "confidence": self.confidence,
             "held_out": self.held_out,
         }
+        found: dict[str, Any] = plain(told)
+        return found
 
 
 def limits(
@@ -222,5 +225,6 @@ def _row(result: Measure, i: int, rule: Rule | None, farthest: float, far: float
     )
 
 
-def _times(count: int) -> str:
-    return {0: "never", 1: "once", 2: "twice"}.get(count, f"{count:,} times")
+def _wrong(count: int) -> str:
+    times = {1: "once", 2: "twice"}.get(count, f"{count:,} times")
+    return f"wrong {times}" if count else "never wrong"
