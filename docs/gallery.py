@@ -21,6 +21,7 @@ import gallery_effects
 import gallery_examples
 import gallery_masks
 import gallery_tables
+import gallery_theory
 import gallery_trust
 import gallery_words
 from gallery_entry import Entry
@@ -40,13 +41,13 @@ ENTRIES: tuple[Entry, ...] = (
     *gallery_words.ENTRIES,
     *gallery_deletion.ENTRIES,
     *gallery_examples.ENTRIES,
+    *gallery_theory.ENTRIES,
     *gallery_comparison.ENTRIES,
     *gallery_trust.ENTRIES,
 )
 
 LEFT_OUT = {
     "Regimes of lines (dmm-men)": "figure to come",
-    "Relations between methods (systematic-theory-of-explanation)": "figure to come",
     "Codes and factors (disentanglement-metrics)": "figure to come",
     "Attention tested by training (attention-is-not-not-explanation)": (
         "its trainings take longer than the rest of the page together"
@@ -64,8 +65,8 @@ LEFT_OUT = {
         "figure to come"
     ),
     "Complexity (heatmap-entropy, rule-complexity-metrics, fidelity-parsimony-tradeoff, simulatability)": "figure to come",
-    "Stability (local-lipschitz-estimate, explanation-continuity, lime-instability, consistency-quality)": "figure to come",
-    "Qualities (exactness-quality, completeness-quality, universality-quality, reward-quality)": "figure to come",
+    "Stability (local-lipschitz-estimate, explanation-continuity, lime-instability)": "figure to come",
+    "What is gained (reward-quality)": "figure to come",
     "Correct, covering, simple (three-c-evaluation)": "figure to come",
     "Localisation (pointing-game, cam-localisation, object-relevance-ratio, human-attention-benchmark-mohseni, "
     "attention-lesion-overlap)": "figure to come",

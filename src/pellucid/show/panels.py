@@ -25,15 +25,18 @@ def figure(result: Measure, wanted: Options) -> Figure:
     told, values = result.source["panels"], result.values
     methods, figures = told["methods"], told["figures"]
     best = result.parts["pareto"]
-    whole = draw.canvas(2.6 + 1.75 * len(figures), 1.5 + 0.27 * len(methods))
-    every = whole.subplots(1, len(figures), sharey=True, squeeze=False)[0]
-    for j, axes in enumerate(every):
+    shown = [j for j in range(len(figures)) if bool(values[:, j].isfinite().any())] or [0]
+    whole = draw.canvas(2.6 + 1.75 * len(shown), 1.5 + 0.27 * len(methods))
+    every = whole.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    for j, axes in zip(shown, every, strict=True):
         _panel(axes, result, j, best)
         arrow = {"higher": "→ better", "lower": "← better"}.get(told["better"][j], "")
         draw.title(axes, clean(figures[j], 24), arrow, size=8)
     draw.labels(every[0].yaxis, range(len(methods)), [clean(m, 34) for m in methods], longest=34)
     every[0].set_ylim(len(values) - 0.5, -0.5)
-    draw.head(whole, wanted.headed, f"{clean(told['title'])}: {len(methods)} explanations")
+    left = [clean(name, 24) for j, name in enumerate(figures) if j not in shown]
+    open_ = f"; {listed(left)} not measured" if left else ""
+    draw.head(whole, wanted.headed, f"{clean(told['title'])}: {len(methods)} explanations{open_}")
     draw.foot(
         whole, f"Blue: {clean(told['marked'])}. Bars are 95 % intervals; without a dot there is a reason, in words."
     )

@@ -42,8 +42,8 @@ def figure(result: Measure, wanted: Options) -> Figure:
     told = result.source["relations"]
     names = list(dict.fromkeys(str(r[side]) for r in told for side in ("left", "right")))
     places = layout(names, [(str(r["left"]), str(r["right"])) for r in told])
-    whole = draw.canvas(12.0, max(4.6, 1.2 + 0.3 * len(told)))
-    axes, beside = whole.subplots(1, 2, width_ratios=(1.25, 1))
+    whole = draw.canvas(9.6, max(4.6, 1.1 + 0.26 * len(told)))
+    axes, beside = whole.subplots(1, 2, width_ratios=(1.6, 1))
     for i, relation in enumerate(told, 1):
         _edge(axes, places[str(relation["left"])], places[str(relation["right"])], relation["state"], i)
     for name, (x, y) in places.items():

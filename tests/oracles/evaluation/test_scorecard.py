@@ -111,7 +111,7 @@ def test_equal_explanations_beat_each_other_in_nothing():
 
 
 def test_it_is_drawn_told_and_saved(found, tmp_path):
-    assert len(found.show().axes) == 5
+    assert len(found.show().axes) == 4  # one panel for each quality that was measured
     assert "few draws: exactness" in found.describe()
     again = px.load(found.save(tmp_path / "card.safetensors"))
     assert again.source["panels"] == found.source["panels"]
