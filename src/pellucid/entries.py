@@ -274,7 +274,7 @@ ENTRIES = (
         name="word-intrusion-test",
         kind="tool",
         title="The word that does not belong",
-        does="Shows a dimension's strongest words with an intruder, which people or a similarity are to find: share and interval.",
+        does="Hides an intruder among a dimension's strongest words, for people or a similarity to find: share and interval.",
         use="pellucid.evaluation.word_intrusion_study(...); find_intruders",
         test="tests/oracles/evaluation/test_human_words.py::test_planted_topics_are_always_found_out",
     ),
