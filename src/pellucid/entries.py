@@ -30,6 +30,14 @@ ENTRIES = (
         test="tests/report/test_audience_regions.py::test_planted_regions_get_the_right_verdict_on_shapes",
     ),
     Entry(
+        name="clinician-assessment-protocol",
+        kind="tool",
+        title="Clinicians judge explanations",
+        does="A blinded form with no aid, true, other and sham explanations; decisions, ratings, agreement, notebook.",
+        use="pellucid.evaluation.clinician_study(...); sham; analyse_clinicians; notebook",
+        test="tests/oracles/evaluation/test_human_clinician.py::test_a_sham_that_is_rated_lower_is_found_out",
+    ),
+    Entry(
         name="decision-critical-evidence",
         kind="requirement",
         title="All the evidence on one decision",
@@ -215,6 +223,14 @@ ENTRIES = (
         test="tests/report/test_record.py::test_every_number_on_the_page_is_on_record_with_the_computation_behind_it",
     ),
     Entry(
+        name="saliency-plausibility-inspection",
+        kind="tool",
+        title="Do people find maps plausible",
+        does="Blinded maps to accept or reject; warns that plausible is not faithful where a sanity check failed.",
+        use="pellucid.evaluation.plausibility_study(...); analyse_plausibility",
+        test="tests/oracles/evaluation/test_human_inspection.py::test_the_warning_is_shown_whenever_the_check_failed",
+    ),
+    Entry(
         name="taxonomy-registry",
         kind="tool",
         title="The catalogue by each survey's taxonomy",
@@ -274,7 +290,7 @@ ENTRIES = (
         name="word-intrusion-test",
         kind="tool",
         title="The word that does not belong",
-        does="Hides an intruder among a dimension's strongest words, for people or a similarity to find: share and interval.",
+        does="Hides an intruder among a dimension's strongest words, for people or a similarity to find.",
         use="pellucid.evaluation.word_intrusion_study(...); find_intruders",
         test="tests/oracles/evaluation/test_human_words.py::test_planted_topics_are_always_found_out",
     ),
