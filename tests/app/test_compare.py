@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -77,3 +78,18 @@ def test_ctrl_c_says_where_to_go_on_from(
     assert f"kept in {tmp_path}" in capsys.readouterr().err
     assert len(list(tmp_path.iterdir())) == 1
     assert "feature-ablation" in said(capsys, "zoo:digits-cnn", "test:0", *QUICK, "--folder", tmp_path)
+
+
+def test_the_file_for_programs_holds_means_and_the_ends_of_their_intervals(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "table.csv"
+    told = json.loads(said(capsys, "zoo:digits-cnn", "test:0-2", *QUICK, "--json", "--csv", path))
+    lines = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))
+    head = ["method", "median rank", "insertion-deletion", "insertion-deletion low", "insertion-deletion high"]
+    assert lines[0] == [*head, "does not fit"]
+    assert [line[0] for line in lines[1:]] == ["feature-ablation", "gradient-x-input", "cam"]
+    mean, low, high = (float(cell) for cell in lines[1][2:5])
+    assert mean == told["source"]["comparison"]["means"][1][0]
+    assert (low + high) / 2 == pytest.approx(mean)
+    assert lines[3][1:5] == ["", "", "", ""]

@@ -113,7 +113,7 @@ def _finite(value: Any) -> Any:
 def as_csv(result: Explanation, names: Sequence[str]) -> str:
     """One line per row: its name, its facts, and its values where there is one for each part of the row."""
     if comparison.is_one(result):
-        headings, rows = comparison.table(result)
+        headings, rows = comparison.columns(result)
         return "".join(",".join(map(terminal.cell, line)) + "\r\n" for line in [headings, *rows])
     count = len(names)
     parts = tensors(result.values) if isinstance(result, Attribution) else []

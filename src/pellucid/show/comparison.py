@@ -186,6 +186,23 @@ def table(result: Measure) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     return ("method", "median rank", *told["metrics"], "does not fit"), lines
 
 
+def columns(result: Measure) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """The same for programs: each metric's mean and the ends of its interval in columns of their own, whole numbers."""
+    told, middle = result.source["comparison"], _middle(result)
+    sides = [result.values, result.parts["low"], result.parts["high"]]
+    _, text = table(result)
+    lines = []
+    for i, words in zip(_order(result), text, strict=True):
+        figures = [
+            repr(v) if math.isfinite(v := float(side[i, j])) else ""
+            for j in range(len(told["metrics"]))
+            for side in sides
+        ]
+        lines.append((words[0], repr(middle[i]) if math.isfinite(middle[i]) else "", *figures, words[-1]))
+    heads = [f"{metric}{end}" for metric in told["metrics"] for end in ("", " low", " high")]
+    return ("method", "median rank", *heads, "does not fit"), lines
+
+
 def _middle(result: Measure) -> list[float]:
     """Each method's median rank over the metrics that have a say."""
     told = result.source["comparison"]
