@@ -255,7 +255,8 @@ def _words(inputs: Inputs, held: Tensor, padding: int) -> Tensor:
     named = dict(zip(inputs.names, inputs.tensors, strict=False)).get("attention_mask")
     if named is not None and tuple(named.shape) == shape:
         return named.cpu() != 0
-    ids = [x for x in inputs.tensors if not x.is_floating_point() and tuple(x.shape) == shape]
+    # Truth values are no ids: of a mask without a name it can't be told whether it marks words or padding.
+    ids = [x for x in inputs.tensors if x.dtype in (torch.int32, torch.int64) and tuple(x.shape) == shape]
     return (ids[0].cpu() != padding) if ids else (held.flatten(2) != 0).any(2).cpu()
 
 

@@ -190,6 +190,18 @@ def test_vectors_and_masks_tell_where_words_are():
     assert found.facts["words"].item() == 2
 
 
+def test_truth_values_beside_vectors_are_no_ids():
+    class Padded(nn.Module):
+        def forward(self, vectors, is_padding):
+            kept = vectors.masked_fill(is_padding[..., None], 0.0)
+            return torch.stack([kept.sum((1, 2)), -kept.sum((1, 2))], 1)
+
+    given = (drawn(2, 3, 2), torch.tensor([[False, False, False], [False, False, True]]))
+    found = px.explain(Padded().eval(), given, "word-deletion-evaluation")
+    assert found.facts["words"].tolist() == [3, 3]
+    assert bool(torch.isfinite(found.values).all())
+
+
 def test_texts_without_words_are_listed():
     found = px.explain(Bag(), torch.tensor([[0, 0], [1, 3]]), "word-deletion-evaluation", layer="embedding")
     assert math.isnan(found.values[0])
