@@ -13,7 +13,7 @@ from sklearn.linear_model import ElasticNet
 
 import pellucid as px
 from pellucid.attribution import MixtureOfLines
-from pellucid.attribution.mixture_fit import Prior, _log_shares, log_total, mixture
+from pellucid.attribution.mixture_fit import Prior, _log_shares, elastic_net, log_total, mixture
 from pellucid.contract.errors import InputError, MethodError
 
 DOUBLE = {"dtype": torch.float64}
@@ -85,6 +85,22 @@ def test_one_component_is_scikit_learn_s_elastic_net() -> None:
 
     for step in numbers.normal(size=(50, 4)):
         assert log(found.slopes[0] + 1e-2 * step) < log(found.slopes[0])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_elastic_nets_are_scikit_learn_s(seed: int) -> None:
+    numbers = np.random.default_rng(seed)
+    rows, columns = int(numbers.integers(15, 60)), int(numbers.integers(1, 12))
+    z = numbers.normal(size=(rows, columns)) @ numbers.normal(size=(columns, columns))  # columns that go together
+    answers, weight = numbers.normal(size=rows) + z[:, 0], numbers.random(rows)
+    one, two = 10 ** numbers.uniform(-3, 0, 2)
+    share = weight / weight.sum()
+    around, above = z - share @ z, answers - share @ answers
+    found = elastic_net(
+        around.T @ (share[:, None] * around), (share * above) @ around, one, two, numbers.normal(size=columns)
+    )
+    peer = ElasticNet(alpha=one + two, l1_ratio=one / (one + two), tol=1e-12, max_iter=10**6)
+    np.testing.assert_allclose(found, peer.fit(z, answers, sample_weight=weight).coef_, atol=1e-5)
 
 
 @pytest.mark.parametrize(("one", "two"), [(1.0, 1.0), (3.0, 0.2), (0.1, 5.0), (0.0, 1.0)])
