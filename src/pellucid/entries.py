@@ -11,7 +11,7 @@ ENTRIES = (
         title="The release gate",
         does="Opens only where every method has a whole card and keeps, when tried, every property that the card claims.",
         use="pellucid.testing.gate; pellucid methods --gate",
-        test="tests/contract/test_release.py::test_every_claim_is_tried_and_kept",
+        test="tests/contract/test_release.py::test_every_card_is_whole_and_every_claim_has_a_check",
     ),
     Entry(
         name="application-grounded-evaluation",
