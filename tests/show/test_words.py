@@ -98,6 +98,16 @@ def test_confidence_leaves_probabilities_as_they_are() -> None:
     assert torch.allclose(confidence(rows)[1], torch.softmax(rows[1], 0))
 
 
+def test_a_row_of_logits_that_sums_to_one_by_chance_is_no_row_of_probabilities() -> None:
+    output = torch.tensor([[0.0, 1.0], [3.0, -2.0]])
+    first = answers(Context(output=output, classes=("a", "b")), 1)[0]
+    assert first.share == pytest.approx(torch.e / (1 + torch.e))
+    assert confidence(torch.tensor([[0.0, 1.0], [0.3, 0.7]])).tolist() == [
+        [0.0, 1.0],
+        [pytest.approx(0.3), pytest.approx(0.7)],
+    ]
+
+
 def test_regression_and_unknown_outputs() -> None:
     assert answers(Context(output=torch.tensor([[0.5]])), 1)[0].sentence() == "The network answered 0.5."
     assert answers(Context(), 2)[1].sentence() == ""

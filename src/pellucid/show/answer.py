@@ -60,14 +60,14 @@ def answers(context: Context, rows: int) -> list[Answer]:
     output = context.output
     if not isinstance(output, Tensor) or output.dim() not in (1, 2) or output.shape[0] < rows:
         return [Answer()] * rows
-    output = output.detach().cpu().double().reshape(output.shape[0], -1)[:rows]
+    output = output.detach().cpu().double().reshape(output.shape[0], -1)
     if output.shape[1] == 1:
-        return [Answer(value=float(v)) for v in output[:, 0]]
-    return [_answer(scores, context.classes) for scores in output]
+        return [Answer(value=float(v)) for v in output[:rows, 0]]
+    told = zip(output[:rows], confidence(output)[:rows], strict=True)
+    return [_answer(scores, shares, context.classes) for scores, shares in told]
 
 
-def _answer(scores: Tensor, classes: Sequence[str]) -> Answer:
-    shares = confidence(scores)
+def _answer(scores: Tensor, shares: Tensor, classes: Sequence[str]) -> Answer:
     first, second = torch.topk(scores, 2).indices.tolist()
     return Answer(
         index=first,
@@ -82,9 +82,12 @@ def _answer(scores: Tensor, classes: Sequence[str]) -> Answer:
 
 
 def confidence(scores: Tensor) -> Tensor:
-    """Scores (..., classes) as shares of one: as they are where a row already holds shares, otherwise by softmax."""
-    already = (scores >= 0).all(-1, keepdim=True) & ((scores.sum(-1, keepdim=True) - 1).abs() < 1e-3)
-    return torch.where(already, scores, torch.softmax(scores, -1))
+    """Scores (..., classes) as shares of one: as they are where every row holds shares already, otherwise by softmax.
+
+    All rows are judged together: among logits, one row or another sums to one by chance.
+    """
+    already = bool((scores >= 0).all()) and bool(((scores.sum(-1) - 1).abs() < 1e-3).all())
+    return scores if already else torch.softmax(scores, -1)
 
 
 def class_name(index: int, classes: Sequence[str]) -> str:
