@@ -135,6 +135,14 @@ ENTRIES = (
         test="tests/oracles/evaluation/test_human_tasks.py::test_raters_with_a_known_taste_give_the_order_of_methods",
     ),
     Entry(
+        name="ig-3d-volume-reader-study",
+        kind="tool",
+        title="Readers rate maps of scans in three dimensions",
+        does="Share of a map in the nodule; slices through its strongest place for readers to rate, with their agreement.",
+        use="pellucid.evaluation.volume_focus; volume_reader_study(...); analyse_readers; pellucid.worlds.phantoms",
+        test="tests/oracles/evaluation/test_human_volume.py::test_readers_agreement_is_scikit_learns_and_the_sham_is_seen",
+    ),
+    Entry(
         name="interpretable-terms-registry",
         kind="requirement",
         title="Explanations in the terms of a field",

@@ -21,6 +21,7 @@ LEVELS |= {"app": 4, "__main__": 4}
 UPWARDS = {
     ("contract/explanation.py", "show"): "a result is drawn by the viewer, which is loaded when the first one is drawn",
     ("evaluation/human.py", "show"): "a study is put on a page by the viewer, which is loaded when it is exported",
+    ("evaluation/human_volume.py", "show"): "slices of volumes are drawn by the viewer, which is loaded when they are",
     ("contract/method.py", "*"): "the catalogue finds methods by importing the folders they are in",
     ("testing/release.py", "*"): "the release gate looks for public methods without a card in every folder",
 }

@@ -6,6 +6,8 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import torch
 from markupsafe import Markup
 
 from pellucid.contract import Context, Explanation
@@ -17,6 +19,8 @@ from pellucid.show.words import clean
 
 BLIND = ("method", "of")  # entries of a result's source from which a figure would name its method
 LARGEST = 200 << 20
+SLICE, GAP = 200, 8  # pixels
+BOX = (0, 158, 115)  # green, unlike both colours of maps
 
 
 def page(public: dict[str, Any], language: str = "en") -> str:
@@ -84,3 +88,30 @@ def _rows(result: Explanation) -> int | None:
     values = getattr(result, "values", None) if result.form == "attribution" else getattr(result, "items", None)
     held = [] if values is None else tensors(values)
     return int(held[0].shape[0]) if held and held[0].dim() else None
+
+
+def slices(rows: list[tuple[Any, Any, tuple[int, int, int, int] | None]], limit: float) -> str:
+    """Slices of volumes as one PNG address: each row a scan from 0 to 1, and beside it its map over it, with a box drawn.
+
+    A row is (scan (height, width), map of the same shape, box of first and last row and column or None); `limit` is the
+    value of full colour.
+    """
+    drawn = []
+    by = palette.Scale(limit, 0, 100.0)
+    for scan, heat, box in rows:
+        grey = np.repeat(np.clip(np.asarray(scan, float), 0, 1)[..., None] * 255, 3, -1).astype(np.uint8)
+        pair = [_enlarged(p, box) for p in (grey, palette.over(grey, torch.as_tensor(heat), by, strength=1.0))]
+        drawn.append(np.concatenate([pair[0], np.full((len(pair[0]), GAP, 3), 255, np.uint8), pair[1]], 1))
+        drawn.append(np.full((GAP, drawn[-1].shape[1], 3), 255, np.uint8))
+    return palette.data_uri(palette.png(np.concatenate(drawn[:-1])))
+
+
+def _enlarged(pixels: np.ndarray, box: tuple[int, int, int, int] | None) -> np.ndarray:
+    step = max(1, -(-SLICE // max(pixels.shape[:2])))
+    large = pixels.repeat(step, 0).repeat(step, 1)
+    if box is not None:
+        top, bottom, left, right = box[0] * step, (box[1] + 1) * step - 1, box[2] * step, (box[3] + 1) * step - 1
+        for edge in range(max(1, step // 6)):
+            large[[top + edge, bottom - edge], left : right + 1] = BOX
+            large[top : bottom + 1, [left + edge, right - edge]] = BOX
+    return large

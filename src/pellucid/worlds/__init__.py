@@ -2,6 +2,7 @@
 
 from pellucid.worlds import games
 from pellucid.worlds.bundled import breast_cancer, diabetes, digits, iris, wine
+from pellucid.worlds.phantoms import phantoms
 from pellucid.worlds.photographs import photographs
 from pellucid.worlds.sentences import sentences
 from pellucid.worlds.shapes import shapes
@@ -15,6 +16,7 @@ __all__ = [
     "digits",
     "games",
     "iris",
+    "phantoms",
     "photographs",
     "sentences",
     "shapes",
