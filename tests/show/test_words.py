@@ -93,9 +93,10 @@ def test_the_answer_its_confidence_and_what_came_second() -> None:
 
 
 def test_confidence_leaves_probabilities_as_they_are() -> None:
-    rows = torch.tensor([[0.2, 0.8], [1.0, 3.0]], dtype=torch.float64)
-    assert torch.equal(confidence(rows)[0], rows[0])
-    assert torch.allclose(confidence(rows)[1], torch.softmax(rows[1], 0))
+    shares = torch.tensor([[0.2, 0.8], [1.0, 0.0]], dtype=torch.float64)
+    assert torch.equal(confidence(shares), shares)
+    scores = torch.tensor([[0.2, 0.8], [1.0, 3.0]], dtype=torch.float64)
+    assert torch.allclose(confidence(scores), torch.softmax(scores, 1))
 
 
 def test_a_row_of_logits_that_sums_to_one_by_chance_is_no_row_of_probabilities() -> None:
