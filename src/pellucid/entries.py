@@ -54,6 +54,14 @@ ENTRIES = (
         test="tests/report/test_audience_terms.py::test_every_id_is_resolved_or_told",
     ),
     Entry(
+        name="efficient-explanations",
+        kind="requirement",
+        title="Within a memory and a time",
+        does="Calls are cut into chunks that fit `memory`, with the same result; sampled methods state their error.",
+        use="px.explain(memory=...); px.advise(deadline=...); px.compare(budget=..., folder=...)",
+        test="tests/engine/test_engine.py::test_chunks_do_not_change_results",
+    ),
+    Entry(
         name="end-user-profiles",
         kind="requirement",
         title="Views for experts and for normal users",

@@ -148,6 +148,7 @@ def account(result: Measure, wanted: Options) -> Account:
             "which method is best on other rows or models",
             "what the network computes: a metric can be satisfied by chance",
         ),
+        numbered=False,
     )
 
 
