@@ -281,6 +281,7 @@ def analyse_gap(study: Study, answers: Answers, question: str = "decision", *, o
     }
     told = {
         "title": study.title,
+        "people": len(answers.participants),
         "groups": names,
         "question": question,
         "option": option,

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pellucid.contract import Measure
-from pellucid.show import comparison, draw, palette, panels, relations, tradeoff
+from pellucid.show import comparison, draw, palette, panels, relations, study, tradeoff
 from pellucid.show.facts import card_of, title_of, verdicts
 from pellucid.show.options import Options
 from pellucid.show.words import Account, clean, counted, number
@@ -16,7 +16,7 @@ from pellucid.show.words import Account, clean, counted, number
 BARS = 24
 CURVES = 8
 # Measures with a view of their own: each says whether a result is one of its kind.
-KINDS: tuple[Any, ...] = (comparison, panels, relations, tradeoff)
+KINDS: tuple[Any, ...] = (comparison, panels, relations, study, tradeoff)
 HUES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # told apart by everyone
 BETTER = {"higher": "higher is better", "lower": "lower is better"}
 
@@ -183,6 +183,8 @@ def account(result: Measure, wanted: Options) -> Account:
 
 def alt(result: Measure, wanted: Options) -> str:
     """What the figure shows, for those who can't see it."""
+    if study.is_one(result):
+        return study.alt(result)
     return f"{title_of(result)}. {account(result, wanted).mattered[0]}"
 
 

@@ -433,5 +433,5 @@ def test_what_it_finds_can_be_shown_described_and_saved(tmp_path: Path) -> None:
     made = study()
     found = made.analyse(made.rehearse(person(dict.fromkeys(WAYS, 0.6))))
     assert found.show() is not None
-    assert "share right" in found.describe()
+    assert "% right, with 95 % confidence" in found.describe()
     assert px.load(found.save(tmp_path / "m.safetensors")).source["study"]["people"] == 12
