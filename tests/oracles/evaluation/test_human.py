@@ -435,3 +435,20 @@ def test_what_it_finds_can_be_shown_described_and_saved(tmp_path: Path) -> None:
     assert found.show() is not None
     assert "% right, with 95 % confidence" in found.describe()
     assert px.load(found.save(tmp_path / "m.safetensors")).source["study"]["people"] == 12
+
+
+def test_few_answers_tell_what_they_can() -> None:
+    """One person; a condition that nobody met; answers that are all right: figures where there are some, NaN elsewhere."""
+    made = study(people=12, design="between")
+    alone = made.analyse(made.rehearse(person(dict.fromkeys(WAYS, 0.6)), participants=[1]))
+    met = {made.stimuli[s.stimulus].condition for s in made.plan()[0]}
+    assert alone.values.isfinite().tolist() == [way in met for way in WAYS]
+    assert bool(alone.parts["effect_low"].isnan().all())
+    assert alone.describe()
+    perfect = study(people=6)
+    found = perfect.analyse(perfect.rehearse(person(dict.fromkeys(WAYS, 1.1))))
+    assert found.values.tolist() == [1, 1, 1]
+    assert bool((found.facts["low"] < 1).all())  # twelve right answers do not prove that nobody ever errs
+    assert found.facts["high"].tolist() == [1, 1, 1]
+    one = replace(study(("only",)), participants=3)
+    assert one.analyse(one.rehearse(person({"only": 0.6}))).parts.keys() == {"agreement"}
