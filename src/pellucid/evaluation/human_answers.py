@@ -96,10 +96,11 @@ def read(study: Study, files: Any, *, remarks: bool = False) -> Answers:
     refused.
     """
     public, found = study.public(), []
+    codes = {code: i for i, code in enumerate(study.codes())}
     taken: dict[int, str] = {}
     for path in _paths(files):
         try:
-            person = _person(study, public, path)
+            person = _person(study, public, codes, path)
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise UnsafeFileError(
                 f"The answers in {clean(path.name)[:60]!r} must be as the questionnaire writes them",
@@ -128,7 +129,7 @@ def _paths(files: Any) -> list[Path]:
     return sorted(path.glob("*.json")) if path.is_dir() else [path]
 
 
-def _person(study: Study, public: dict[str, Any], path: Path) -> list[Answer]:
+def _person(study: Study, public: dict[str, Any], codes: dict[str, int], path: Path) -> list[Answer]:
     if not path.is_file() or path.stat().st_size > LARGEST:
         raise ValueError(f"no ordinary file of at most {LARGEST} bytes")
     body = json.loads(path.read_bytes().decode("utf-8"), parse_constant=_no_number, object_pairs_hook=_once)
@@ -138,24 +139,21 @@ def _person(study: Study, public: dict[str, Any], path: Path) -> list[Answer]:
     if body["study"] != public["study"]:
         raise ValueError("answers to another study")
     number = _whole(body["participant"], 1, study.participants)
-    planned, found = study.plan()[number - 1], []
-    codes = {code: i for i, code in enumerate(study.codes())}
+    planned, found = public["plan"][number - 1], []
     if not isinstance(body["answers"], list) or len(body["answers"]) > len(planned):
         raise ValueError("more answers than screens")
     for one in body["answers"]:
         _exactly(one, ANSWER)
         position = _whole(one["position"], 0, len(planned) - 1)
-        showing = planned[position]
-        if not isinstance(one["stimulus"], str) or codes.get(one["stimulus"]) != showing.stimulus:
+        code, flipped = planned[position]
+        if one["stimulus"] != code:
             raise ValueError(f"another screen at position {position} than planned")
         seconds = one["seconds"]
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= SLOWEST:
             raise ValueError(f"seconds at position {position} that can't be")
-        given = _given(study.stimuli[showing.stimulus], one["given"], showing.flipped)
+        given = _given(study.stimuli[codes[code]], one["given"], bool(flipped))
         found.append(
-            Answer(
-                participant=number, position=position, stimulus=showing.stimulus, seconds=float(seconds), given=given
-            )
+            Answer(participant=number, position=position, stimulus=codes[code], seconds=float(seconds), given=given)
         )
     if len({a.position for a in found}) < len(found):
         raise ValueError("two answers at one position")

@@ -68,8 +68,11 @@ def plan(
 def _flips(orders: list[list[int]], sides: list[bool], seed: int) -> set[tuple[int, int]]:
     """Of each stimulus with sides, who sees them exchanged: half of those who see it."""
     found = set()
-    for stimulus in (i for i, has in enumerate(sides) if has):
-        people = [p for p, own in enumerate(orders) if stimulus in own]
+    seen: dict[int, list[int]] = {i: [] for i, has in enumerate(sides) if has}
+    for person, own in enumerate(orders):
+        for stimulus in (s for s in own if s in seen):
+            seen[stimulus].append(person)
+    for stimulus, people in seen.items():
         draw = seeds.generator(seed, b"study sides", stimulus)
         start = int(draw.integers(2))  # who has one more, where their number is odd
         found |= {(people[k], stimulus) for k in draw.permutation(len(people))[start::2]}

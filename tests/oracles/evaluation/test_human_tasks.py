@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,6 +49,24 @@ def test_whoever_always_chooses_the_left_shows_no_preference() -> None:
     number = {id(s): i for i, s in enumerate(made.stimuli)}
     found = made.analyse(made.rehearse(lambda p, s, _: ({"choice": left[p, number[id(s)]]}, 1.0)))
     assert found.values.abs().max() < 1e-9
+
+
+def test_sides_that_changed_places_on_the_page_are_put_back(tmp_path: Path) -> None:
+    """Whoever always chooses what "x" shows, wherever it stands, prefers x."""
+    made = preference_study({k: panels(k, 6) for k in ("x", "y")}, participants=2)
+    body = made.public()
+    for number, own in enumerate(body["plan"], 1):
+        rows = []
+        for place, (code, flipped) in enumerate(own):
+            shown = body["stimuli"][code]["sides"][::-1] if flipped else body["stimuli"][code]["sides"]
+            choice = next(i for i, one in enumerate(shown) if one["lines"][0].startswith("x"))
+            rows.append({"stimulus": code, "position": place, "seconds": 1.0, "given": {"choice": choice}})
+        file = {"format": "pellucid-answers", "version": 1, "study": made.mark, "participant": number, "answers": rows}
+        (tmp_path / f"{number}.json").write_text(json.dumps(file))
+    assert {flipped for own in body["plan"] for _, flipped in own} == {0, 1}
+    answers = made.read(tmp_path)
+    assert {a.given["choice"] for a in answers.answers} == {0}
+    assert made.analyse(answers).parts["wins"].tolist() == [[0, 12], [0, 0]]
 
 
 def test_no_difference_counts_half() -> None:
