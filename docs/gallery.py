@@ -19,6 +19,7 @@ import gallery_comparison
 import gallery_deletion
 import gallery_effects
 import gallery_examples
+import gallery_lines
 import gallery_masks
 import gallery_tables
 import gallery_theory
@@ -37,6 +38,7 @@ ENTRIES: tuple[Entry, ...] = (
     *gallery_changes.ENTRIES,
     *gallery_masks.ENTRIES,
     *gallery_tables.ENTRIES,
+    *gallery_lines.ENTRIES,
     *gallery_effects.ENTRIES,
     *gallery_words.ENTRIES,
     *gallery_deletion.ENTRIES,
@@ -47,7 +49,6 @@ ENTRIES: tuple[Entry, ...] = (
 )
 
 LEFT_OUT = {
-    "Regimes of lines (dmm-men)": "figure to come",
     "Codes and factors (disentanglement-metrics)": "figure to come",
     "Attention tested by training (attention-is-not-not-explanation)": (
         "its trainings take longer than the rest of the page together"
@@ -70,7 +71,7 @@ LEFT_OUT = {
     "Correct, covering, simple (three-c-evaluation)": "figure to come",
     "Localisation (pointing-game, cam-localisation, object-relevance-ratio, human-attention-benchmark-mohseni, "
     "attention-lesion-overlap)": "figure to come",
-    "Picked cases and other surrogates (sp-lime, streak, maple, mame)": "figure to come",
+    "Parts shown alone, and trees of lines (streak, mame)": "figure to come",
     "More shares of the variance (functional-anova, generalized-functional-anova, fanova-forest)": (
         "where columns are independent, as above, they show the shares that Sobol' indices do"
     ),

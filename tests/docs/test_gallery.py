@@ -10,7 +10,7 @@ import pytest
 from pellucid.contract import registered
 
 DOCS = Path(__file__).parents[2] / "docs"
-LARGEST, ALTOGETHER = 40_000, 600_000
+LARGEST, ALTOGETHER = 40_000, 900_000
 TABLES = (
     ("lime", "lime-breast-cancer", "bars"),
     ("shapley", "shapley-diabetes", "rank correlation of column and value"),
