@@ -189,7 +189,8 @@ class Study:
         """Write the questionnaire's page and its sealed key into a folder; returns the page.
 
         Send the page alone. The page shows a hash of the key, so that nobody can change what is behind the names, or
-        which answers are right, after people answered.
+        which answers are right, after people answered. `language` is that of your own texts, for screen readers; the
+        page's own few words are English. Answers live in the page until they are saved, of which the browser reminds.
         """
         public, place = self.public(), as_path(folder)
         place.mkdir(exist_ok=True)

@@ -33,14 +33,14 @@ def network() -> nn.Module:
     first.weight.data.zero_()
     first.weight.data[0, 0] = first.weight.data[1, 1] = kernel
     first.bias.data.fill_(-0.2)
-    last.weight.data = torch.tensor([[0.0, 0.0], [4000.0, -4000.0]])
+    last.weight.data = torch.tensor([[0.0, 0.0], [1700.0, -1700.0]])
     last.bias.data = torch.tensor([0.0, -1.0])
     return nn.Sequential(first, nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), last).eval()
 
 
 @pytest.fixture(scope="module")
 def world() -> Any:
-    return worlds.phantoms(18, seed=2)
+    return worlds.phantoms(18, size=12, seed=2)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_integrated_gradients_are_complete_and_lie_in_the_nodule(volumes: Any, n
     assert bool((found.facts["relative_gap"] <= 0.01).all())
     assert bool((found.values > 0.9).all())
     assert bool((found.facts["peak"] == 1).all())
-    assert bool((found.facts["volume"] < 0.02).all())
+    assert bool((found.facts["volume"] < 0.04).all())
     elsewhere = volume_focus(sham(maps), nodules)
     assert bool((elsewhere.values < 0.5).all())
 
@@ -98,13 +98,13 @@ def test_the_mean_volume_may_be_the_baseline(volumes: Any, nodules: Any) -> None
     mean = volumes.mean(0, keepdim=True)
     found = px.explain(network(), volumes[2:3], IntegratedGradients(tolerance=0.01), target=1, data=mean)
     told = volume_focus(found, nodules[2:3])  # the mean volume has some nodule everywhere: less is in this one
-    assert float(told.values) > 0.5 > 30 * float(told.facts["volume"])
+    assert float(told.values) > 0.5 > 10 * float(told.facts["volume"])
     assert float(told.facts["relative_gap"]) <= 0.01
 
 
 def test_slices_go_through_the_strongest_place_and_box_the_candidate(volumes: Any, nodules: Any, maps: Any) -> None:
     panels = volume_slices(maps, volumes, nodules, 2)
-    peak = np.unravel_index(int(maps.values[2].amax(0).argmax()), (16, 16, 16))
+    peak = np.unravel_index(int(maps.values[2].amax(0).argmax()), (12, 12, 12))
     assert [p.heading for p in panels] == [
         f"{n} slice {i + 1}" for n, i in zip(("Axial", "Coronal", "Sagittal"), peak, strict=True)
     ]
