@@ -247,7 +247,7 @@ def test_a_mistake_is_told_first_in_a_few_lines(tmp_path: Path) -> None:
     assert "<h1>Why did the network answer “first” when it is “half”?</h1>" in text
     assert "Erase only the pixel that speaks most for “first”, and the network answers “half” (82 %)." in said
     assert re.search(r"What it rests on “first” rests on the \w+", said)
-    assert re.search("Of the 1 map below, (1|none) stood the test", said)
+    assert re.search("(1|None) of the 1 map below stood the test", said)
     assert "To contest it Write to us." in said
     assert 'href="#case-2"' in text[: text.index("How to read a map")]
     right = px.report(two(), rows[:1], ["integrated-gradients"], **{**wanted, "labels": [1]}).read_text()
