@@ -263,6 +263,14 @@ ENTRIES = (
         test="tests/advice/test_advise.py::test_the_deadline_is_met_with_fewer_draws_where_the_method_states_its_error",
     ),
     Entry(
+        name="training-data-trend-chart",
+        kind="demo",
+        title="Growth of the literature on a subject",
+        does="Counts publications a year in the user's own BibTeX, RIS or CSV export; fits the doubling time, with interval.",
+        use="px.report.trend(export, {name: query}); python docs/gallery.py literature",
+        test="tests/report/test_literature.py::test_counts_are_those_counted_by_hand",
+    ),
+    Entry(
         name="trait-confidence",
         kind="requirement",
         title="Looking where people look, right and wrong decisions apart",

@@ -15,6 +15,7 @@ from pellucid.report.audience_profiles import PROFILES, Profile, Templates, View
 from pellucid.report.audience_regions import Region, Verdicts, verdicts
 from pellucid.report.audience_terms import Term, Vocabulary
 from pellucid.report.digits import demo
+from pellucid.report.literature import Growth, Trend, trend
 from pellucid.report.record import override, read
 from pellucid.report.replay import Replay, replay
 from pellucid.report.schema import schema
@@ -27,6 +28,9 @@ from pellucid.report.trust_necessity import Necessity, necessity
 from pellucid.report.trust_traits import Evidence, Rationale, Traits, rationale, traits
 
 __all__ = [
+    "Growth",
+    "Trend",
+    "trend",
     "Evidence",
     "Rationale",
     "Traits",
