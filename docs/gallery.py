@@ -17,6 +17,7 @@ import gallery_backwards
 import gallery_changes
 import gallery_comparison
 import gallery_deletion
+import gallery_demos
 import gallery_effects
 import gallery_examples
 import gallery_lines
@@ -46,6 +47,7 @@ ENTRIES: tuple[Entry, ...] = (
     *gallery_theory.ENTRIES,
     *gallery_comparison.ENTRIES,
     *gallery_trust.ENTRIES,
+    *gallery_demos.ENTRIES,
 )
 
 LEFT_OUT = {
@@ -134,7 +136,7 @@ def page(sentences: dict[str, str]) -> str:
         if entry.title != heading:
             heading = entry.title
             links = ", ".join(f"[{px.catalogue.card(m).title}](../methods/{m}.md)" for m in entry.methods)
-            lines += [f"## {heading}\n", f"{links}\n"]
+            lines += [f"## {heading}\n", *([f"{links}\n"] if links else [])]
         path = Path("..") / FIGURES / f"{entry.name}.png"
         lines += [f"![{heading}, {entry.name.rpartition('-')[2]}]({path.as_posix()})\n", f"{sentences[entry.name]}\n"]
     lines += ["## Not drawn\n", *(f"- {name}: {reason}." for name, reason in LEFT_OUT.items())]
