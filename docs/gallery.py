@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import gallery_alone
 import gallery_backwards
 import gallery_changes
 import gallery_comparison
@@ -38,6 +39,7 @@ ENTRIES: tuple[Entry, ...] = (
     *gallery_backwards.ENTRIES,
     *gallery_changes.ENTRIES,
     *gallery_masks.ENTRIES,
+    *gallery_alone.ENTRIES,
     *gallery_tables.ENTRIES,
     *gallery_lines.ENTRIES,
     *gallery_effects.ENTRIES,
@@ -73,7 +75,7 @@ LEFT_OUT = {
     "Correct, covering, simple (three-c-evaluation)": "figure to come",
     "Localisation (pointing-game, cam-localisation, object-relevance-ratio, human-attention-benchmark-mohseni, "
     "attention-lesion-overlap)": "figure to come",
-    "Parts shown alone, and trees of lines (streak, mame)": "figure to come",
+    "Trees of lines (mame)": "figure to come",
     "More shares of the variance (functional-anova, generalized-functional-anova, fanova-forest)": (
         "where columns are independent, as above, they show the shares that Sobol' indices do"
     ),
