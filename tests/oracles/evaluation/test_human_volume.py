@@ -127,7 +127,7 @@ def test_readers_agreement_is_scikit_learns_and_the_sham_is_seen(
 
     def reader(number: int, s: Stimulus, draw: np.random.Generator) -> tuple[dict[str, int], float]:
         level = (4.0 if s.condition == "ig" else 2.0) + np.cos(2 * s.about["row"]) + 0.3 * np.sin(number)
-        return {"focus": int(np.clip(np.rint(level + 0.5 * draw.normal()), 1, 5)), "nodule": 0}, 15.0
+        return {"focus": int(np.clip(np.rint(level + 0.5 * draw.normal()), 1, 5)), "elsewhere": 0}, 15.0
 
     answers = study.rehearse(reader)
     found = analyse_readers(study, answers)
