@@ -19,6 +19,7 @@ import gallery_changes
 import gallery_comparison
 import gallery_deletion
 import gallery_demos
+import gallery_discovery
 import gallery_effects
 import gallery_examples
 import gallery_lines
@@ -49,6 +50,7 @@ ENTRIES: tuple[Entry, ...] = (
     *gallery_theory.ENTRIES,
     *gallery_comparison.ENTRIES,
     *gallery_trust.ENTRIES,
+    *gallery_discovery.ENTRIES,
     *gallery_demos.ENTRIES,
 )
 

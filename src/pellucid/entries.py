@@ -247,6 +247,14 @@ ENTRIES = (
         test="tests/oracles/evaluation/test_human_inspection.py::test_the_warning_is_shown_whenever_the_check_failed",
     ),
     Entry(
+        name="scientific-knowledge-discovery",
+        kind="demo",
+        title="A law and a motif found again",
+        does="Reads a planted formula and a planted motif off networks trained on simulated data, over several trainings.",
+        use="python docs/gallery.py discovery",
+        test="tests/docs/test_gallery.py::test_what_was_planted_is_discovered",
+    ),
+    Entry(
         name="taxonomy-registry",
         kind="tool",
         title="The catalogue by each survey's taxonomy",
@@ -266,7 +274,7 @@ ENTRIES = (
         name="training-data-trend-chart",
         kind="demo",
         title="Growth of the literature on a subject",
-        does="Counts publications a year in the user's own BibTeX, RIS or CSV export; fits the doubling time, with interval.",
+        does="Counts publications a year in your own BibTeX, RIS or CSV export, and fits how soon they double, with interval.",
         use="px.report.trend(export, {name: query}); python docs/gallery.py literature",
         test="tests/report/test_literature.py::test_counts_are_those_counted_by_hand",
     ),

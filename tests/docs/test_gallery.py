@@ -91,3 +91,18 @@ def test_four_saliency_maps_of_digits_are_as_noisy_as_is_told(monkeypatch):
         for statistic, interval in statistics.items():
             assert drawn.numbers["statistics"][name][statistic] == pytest.approx(interval, abs=0.05)
             assert interval["low"] < interval["mean"] < interval["high"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["law", "motif"])
+def test_what_was_planted_is_discovered(name, monkeypatch):
+    """The formula and the motif are asserted while the figures are made, over several networks; figures are those kept."""
+    monkeypatch.syspath_prepend(DOCS)
+    drawn = getattr(importlib.import_module("gallery_discovery"), name)()
+    kept = json.loads((DOCS / "gallery" / "numbers.json").read_text(encoding="utf-8"))[f"discovery-{name}"]
+    if name == "law":
+        assert drawn.numbers["exponents"] == pytest.approx([1, 1, -2, 0, 0], abs=0.03)
+        assert drawn.numbers["exponents"] == pytest.approx(kept["exponents"], abs=0.02)
+    else:
+        assert drawn.numbers["read"] == kept["read"] == ["TGACTCA"] * len(kept["read"])
+        assert "TGACTCA" not in drawn.numbers["shuffled"]
