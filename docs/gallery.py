@@ -24,6 +24,7 @@ import gallery_effects
 import gallery_examples
 import gallery_lines
 import gallery_masks
+import gallery_shares
 import gallery_tables
 import gallery_theory
 import gallery_trust
@@ -44,6 +45,7 @@ ENTRIES: tuple[Entry, ...] = (
     *gallery_tables.ENTRIES,
     *gallery_lines.ENTRIES,
     *gallery_effects.ENTRIES,
+    *gallery_shares.ENTRIES,
     *gallery_words.ENTRIES,
     *gallery_deletion.ENTRIES,
     *gallery_examples.ENTRIES,
@@ -63,9 +65,7 @@ LEFT_OUT = {
     "Slopes over all rows (gradient-sensitivity-global)": "figure to come",
     "Axioms (axiom-completeness, attribution-axiom-tests)": "figure to come",
     "Strategies over many rows (spray)": "figure to come",
-    "Influence through other columns (indirect-influence-auditing, iterative-orthogonal-projection)": "figure to come",
     "Shares of a regression (lmg-shapley-regression)": "figure to come",
-    "Causal shares (causal-shapley)": "figure to come",
     "Shares by propagation (dasp)": "figure to come",
     "Objects found by templates (o-drl-object-saliency)": "the zoo has no network that plays",
     "Explanations as rules, and three criteria (meta-predictor-explanation, fidelity-persuasibility-generalizability)": (
