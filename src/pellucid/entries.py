@@ -274,7 +274,7 @@ ENTRIES = (
         name="training-data-trend-chart",
         kind="demo",
         title="Growth of the literature on a subject",
-        does="Counts publications a year in your own BibTeX, RIS or CSV export, and fits how soon they double, with interval.",
+        does="Counts publications a year in the user's own BibTeX, RIS or CSV export, and fits the doubling time.",
         use="px.report.trend(export, {name: query}); python docs/gallery.py literature",
         test="tests/report/test_literature.py::test_counts_are_those_counted_by_hand",
     ),

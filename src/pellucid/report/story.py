@@ -206,8 +206,8 @@ def in_short(case: Case, contest: str) -> list[tuple[str, str]]:
         ("Is the data to blame?", " ".join(case.cause_words)),
         (
             "Can it be believed?",
-            f"{stood or 'None'} of the {counted(len(tried), 'map')} below stood the test: the answer fades sooner when what "
-            "is marked is taken away than when parts go in random order."
+            f"{stood or 'None'} of the {counted(len(tried), 'map')} below stood the test: the answer fades sooner when "
+            "what is marked is taken away than when parts go in random order."
             if tried
             else "No map below could be put to the test: read them with caution.",
         ),
