@@ -25,6 +25,7 @@ import gallery_examples
 import gallery_lines
 import gallery_masks
 import gallery_shares
+import gallery_strategies
 import gallery_tables
 import gallery_theory
 import gallery_trust
@@ -48,6 +49,7 @@ ENTRIES: tuple[Entry, ...] = (
     *gallery_shares.ENTRIES,
     *gallery_words.ENTRIES,
     *gallery_deletion.ENTRIES,
+    *gallery_strategies.ENTRIES,
     *gallery_examples.ENTRIES,
     *gallery_theory.ENTRIES,
     *gallery_comparison.ENTRIES,
@@ -64,7 +66,6 @@ LEFT_OUT = {
     "Networks that agree (deepconsensus)": "figure to come",
     "Slopes over all rows (gradient-sensitivity-global)": "figure to come",
     "Axioms (axiom-completeness, attribution-axiom-tests)": "figure to come",
-    "Strategies over many rows (spray)": "figure to come",
     "Shares of a regression (lmg-shapley-regression)": "figure to come",
     "Shares by propagation (dasp)": "figure to come",
     "Objects found by templates (o-drl-object-saliency)": "the zoo has no network that plays",
@@ -94,7 +95,7 @@ LEFT_OUT = {
     "Documents (lrp-document-relevance)": "the zoo has no trained network for documents",
     "A trained masker (real-time-image-saliency)": "its training takes longer than the rest of the page together",
     "Graphs (gnnexplainer)": "the zoo has no trained network for graphs",
-    "Information (l2x, information-based-measure-nlp)": "figure to come",
+    "Information discarded (information-based-measure-nlp)": "figure to come",
 }
 
 INTRO = """# Gallery

@@ -43,8 +43,8 @@ def figure(result: Attribution, wanted: Options) -> Figure:
     for line, row in zip(body, drawn, strict=True):
         _plane(line[0], result, row)
         (_pictures if pictured else _bars)(line[1], result, row, shown)
-    notes = ["dots: rows of the data, near each other where their explanations are alike"]
-    notes += ["a box around a name: few rows, set apart from the others"] if _any_candidate(result, drawn) else []
+    notes = ["dots: rows of the data, near those with like explanations"]
+    notes += ["boxed name: few rows, set apart"] if _any_candidate(result, drawn) else []
     notes += [f"{counted(len(leaders) - len(drawn), 'more score')} not drawn"] if len(leaders) > len(drawn) else []
     draw.foot(whole, "; ".join(notes))
     draw.head(whole, wanted.headed, title_of(result))
@@ -100,7 +100,8 @@ def _eigenvalues(axes: Any, values: Tensor, groups: int) -> None:
     if groups < len(values):
         axes.axvspan(groups, groups + 1, color=COLOURS[0], alpha=0.15, linewidth=0)
     draw.numbers(axes.yaxis, 0.0, float(values.max().clamp(min=1e-6)), 2)
-    draw.numbers(axes.xaxis, 1.0, float(len(values)), 6)
+    marks = place[:: 1 + (len(place) - 1) // 6]  # whole numbers, at most six of them
+    draw.labels(axes.xaxis, marks, [str(k) for k in marks], color=draw.FAINT)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     axes.tick_params(length=2, colors=draw.FAINT)
