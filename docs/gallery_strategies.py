@@ -37,8 +37,8 @@ def strategies() -> Drawn:
     assert fooled > 0.5
     return Drawn(
         found.show(),
-        f"{STAMPED} other digits were stamped in the corner and filed as eights, and a network was trained on them. "
-        f"On clean digits it is right in {100 * clean:.0f} %, so that accuracy does not tell; with the stamp "
+        f"Other digits, {STAMPED} of them, were stamped in the corner and filed as eights, and a network was trained "
+        f"on them. On clean digits it is right in {100 * clean:.0f} %, so that accuracy does not tell; with the stamp "
         f"{100 * fooled:.0f} % of others become eights. Explanations of the {int(filed.sum())} that were filed as "
         f"eights fall into two groups, and B, set apart, holds the {int((group == 1).sum())} stamped ones and no "
         "other: its explanations lie on the stamp.",
