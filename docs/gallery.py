@@ -78,7 +78,6 @@ LEFT_OUT = {
     "Correct, covering, simple (three-c-evaluation)": "figure to come",
     "Localisation (pointing-game, cam-localisation, object-relevance-ratio, human-attention-benchmark-mohseni, "
     "attention-lesion-overlap)": "figure to come",
-    "Trees of lines (mame)": "figure to come",
     "More shares of the variance (functional-anova, generalized-functional-anova, fanova-forest)": (
         "where columns are independent, as above, they show the shares that Sobol' indices do"
     ),

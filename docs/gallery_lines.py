@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Any
 
 import torch
@@ -162,7 +162,88 @@ def _regimes(slopes: dict[str, Tensor]) -> Figure:
     return figure
 
 
+LEVELS, TOLD = (1, 5, 10, 16, 29, 48, 100), 5
+
+
+def lines_tree() -> Drawn:
+    """How many lines the diabetes network needs, and the two that most patients follow."""
+    world, model = px.zoo.data("diabetes-mlp"), px.zoo.load("diabetes-mlp")
+    rows, data = world.test[0], world.train[0]
+
+    def progression(output: Tensor) -> Tensor:
+        return output[:, 0] * world.label_scale
+
+    def ask(groups: int) -> px.Attribution:
+        method = px.attribution.Mame(neighbours=10, groups=groups)
+        return px.explain(model, rows, method, target=progression, data=data, seed=0)
+
+    tree = {int(r.facts["groups"][0]): r for r in map(ask, LEVELS)}
+    r2 = {count: float(r.facts["tree_fidelity"][0]) for count, r in tree.items()}
+    fresh = {count: float(r.facts["fidelity"].median()) for count, r in tree.items()}
+    told = tree[TOLD]
+    slopes, which, sizes = told.values.double().unique(dim=0, return_inverse=True, return_counts=True)
+    two = sizes.argsort(descending=True)[:2].tolist()
+    held = [which == k for k in two]
+    errors = [told.error[part][0].double() for part in held]
+    means = [float(told.facts["score"][part].mean()) + world.label_mean for part in held]
+    shared = float(sizes[two].sum()) / len(rows)
+    assert r2[100] > r2[TOLD] > r2[1]
+    assert all(after >= before - 0.01 for before, after in pairwise(fresh.values()))
+    assert shared > 0.95
+    gap = (slopes[two[0]] - slopes[two[1]]).abs()
+    most = int(gap.argmax())
+    sure = float(gap[most] / (errors[0][most] ** 2 + errors[1][most] ** 2).sqrt())
+    assert sure > 4
+    first, second = (float(slopes[k][most]) for k in two)
+    return Drawn(
+        _tree(world.features, slopes[two], torch.stack(errors), [int(sizes[k]) for k in two], means, (r2, fresh)),
+        f"One line for all patients explains {100 * r2[1]:.0f} % of the variance of the network's answers around "
+        f"training rows, {TOLD} lines {100 * r2[TOLD]:.0f} %, one for each of 100 rows {100 * r2[100]:.0f} %. "
+        f"{100 * shared:.0f} % of held-out patients follow two of the {TOLD}, drawn at the left; they differ most in "
+        f"{world.features[most]} ({first:.0f} against {second:.0f}, {sure:.0f} standard errors).",
+        {
+            "explained": {str(k): round(v, 4) for k, v in r2.items()},
+            "around held-out rows": {str(k): round(v, 4) for k, v in fresh.items()},
+        },
+    )
+
+
+def _tree(
+    names: Any, slopes: Tensor, errors: Tensor, sizes: list[int], means: list[float], fits: tuple[dict[int, float], ...]
+) -> Figure:
+    """Two lines' slopes with their errors; and what is explained by so many lines."""
+    figure = draw.canvas(8.4, 0.9 + 0.27 * len(names))
+    left, right = figure.subplots(1, 2, width_ratios=(1.35, 1))
+    places = torch.arange(len(names)).flip(0)
+    for k, (hue, marker) in enumerate(((HUES[0][0], "o"), (HUES[1][0], "s"))):
+        height = (places + 0.14 * (1 - 2 * k)).tolist()
+        dots = {"fmt": marker, "color": hue, "markersize": 5, "elinewidth": 1.2, "capsize": 2}
+        label = f"{sizes[k]} patients, mean answer {means[k]:.0f}"
+        left.errorbar(slopes[k].tolist(), height, xerr=(2 * errors[k]).tolist(), label=label, **dots)
+    left.axvline(0, color=draw.INK, linewidth=0.8)
+    draw.labels(left.yaxis, places.tolist(), names)
+    finish(left, "x", float((slopes - 2 * errors).min()), float((slopes + 2 * errors).max()), "")
+    left.xaxis.label.set(
+        text="progression per deviation of the column (± 2 standard errors)", fontsize=7.5, color=draw.FAINT
+    )
+    legend(left)
+    for name, fit, (hue, dash), marker in zip(
+        ("around training rows", "around held-out rows (median)"), fits, (HUES[1], HUES[0]), "so", strict=False
+    ):
+        dash = "--" if marker == "o" else dash
+        right.plot(list(fit), list(fit.values()), dash, marker=marker, markersize=4.5, color=hue, label=name)
+    right.set_xscale("log")
+    right.set_ylim(0.6, 1.02)
+    finish(right, "y", 0.6, 1.0, "variance explained (R²)")
+    right.minorticks_off()
+    draw.labels(right.xaxis, list(fits[0]), [str(k) for k in fits[0]], color=draw.FAINT)
+    draw.plain(right.xaxis.label).set(text="lines", fontsize=8, color=draw.FAINT)
+    legend(right)
+    return figure
+
+
 ENTRIES = (
     *entry("pick", "Rows picked for their explanations", "sp-lime lime", pick),
     *entry("regimes", "Regimes of lines", "dmm-men maple", regimes),
+    *entry("groups", "Lines drawn together into a tree", "mame", lines_tree),
 )
