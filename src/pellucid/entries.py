@@ -46,6 +46,14 @@ ENTRIES = (
         test="tests/report/test_decision.py::test_a_planted_wrong_label_is_found_behind_a_wrong_answer",
     ),
     Entry(
+        name="domain-scenario-catalogue",
+        kind="demo",
+        title="Decisions about people, rehearsed on simulated data",
+        does="Nine scenarios with users, risks and known answers: trains a network, explains it, scores it by the truth.",
+        use="px.report.scenario(name); pellucid.worlds.scenarios; python docs/gallery.py scenarios",
+        test="tests/report/test_scenario.py::test_a_scenario_runs_end_to_end_and_finds_what_decides",
+    ),
+    Entry(
         name="domain-user-tailoring",
         kind="requirement",
         title="The users' own words",

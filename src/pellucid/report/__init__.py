@@ -18,6 +18,7 @@ from pellucid.report.digits import demo
 from pellucid.report.literature import Growth, Trend, trend
 from pellucid.report.record import override, read
 from pellucid.report.replay import Replay, replay
+from pellucid.report.scenario import Rehearsal, scenario
 from pellucid.report.schema import schema
 from pellucid.report.sections import Section, Table, page, save
 from pellucid.report.story import write
@@ -28,6 +29,8 @@ from pellucid.report.trust_necessity import Necessity, necessity
 from pellucid.report.trust_traits import Evidence, Rationale, Traits, rationale, traits
 
 __all__ = [
+    "Rehearsal",
+    "scenario",
     "Growth",
     "Trend",
     "trend",

@@ -1,6 +1,6 @@
 """Data with known answers: real data that needs no download, and planted worlds generated from a seed."""
 
-from pellucid.worlds import games
+from pellucid.worlds import games, scenarios
 from pellucid.worlds.bundled import breast_cancer, diabetes, digits, iris, wine
 from pellucid.worlds.phantoms import phantoms
 from pellucid.worlds.photographs import photographs
@@ -17,6 +17,7 @@ __all__ = [
     "games",
     "iris",
     "phantoms",
+    "scenarios",
     "photographs",
     "sentences",
     "shapes",
