@@ -7,20 +7,21 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from pellucid.engine import batch
+from pellucid.engine import batch, prefix
 from pellucid.engine.ask import Ask, shape_key
 from pellucid.engine.place import visit
 from pellucid.engine.plan import Plan
 from pellucid.engine.quick import plan_for
 
 Points = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
+Fold = Callable[[Tensor, Tensor, Tensor], None]
 
 
 def sweep(
     ask: Ask,
     count: int,
     points: Points,
-    fold: Callable[[Tensor, Tensor, Tensor], None],
+    fold: Fold,
     *,
     label: str = "",
     rows: Sequence[int] | None = None,
@@ -29,8 +30,36 @@ def sweep(
     """`count` scores per row at `points(rows, steps)`, as one list of jobs; `fold(rows, steps, scores)` takes them.
 
     Points are values of the explained place, or of the inputs where `at_input`. With `rows`, only these are visited.
+    Where tokens are replaced late enough in causal transformers, what is before them is not computed again
+    (`engine.prefix`, `ask.path` "prefix").
     """
-    target, chosen = ask.target, torch.arange(ask.inputs.rows) if rows is None else torch.as_tensor(rows)
+    chosen = torch.arange(ask.inputs.rows) if rows is None else torch.as_tensor(rows)
+    reuse = prefix.reuse_for(ask, count, at_input=at_input)
+    if reuse is None:
+        _whole(ask, count, points, fold, label, chosen, at_input)
+        return
+    ask.target  # noqa: B018 - settled, or refused, before rows are tried one by one
+    waiting: list[int] = []
+    reused = False
+    for row in chosen.tolist():
+        scores = reuse.row(row, count, points, label)
+        if scores is None:
+            waiting.append(row)
+            continue
+        reused = True
+        if waiting:  # rows are folded in order
+            _whole(ask, count, points, fold, label, torch.tensor(waiting), at_input)
+            waiting = []
+        for steps in torch.arange(count).split(batch.ENOUGH):  # what is done with a score may take memory too
+            fold(torch.full_like(steps, row), steps, scores[steps.to(scores.device)])
+    if waiting:
+        _whole(ask, count, points, fold, label, torch.tensor(waiting), at_input)
+    ask.path = "prefix" if reused else ask.path
+
+
+def _whole(ask: Ask, count: int, points: Points, fold: Fold, label: str, chosen: Tensor, at_input: bool) -> None:
+    """All points of these rows, each as a whole pass."""
+    target = ask.target
     plan = plan_for(ask, count * len(chosen), "forward", at_input=at_input)
 
     def which(start: int, stop: int) -> tuple[Tensor, Tensor]:
