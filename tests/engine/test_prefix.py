@@ -12,6 +12,7 @@ import pellucid as px
 from nets import sequence
 from nets.stock import settle
 from pellucid.attribution import FeatureAblation, Occlusion, RepresentationErasure, ShapleySampling
+from pellucid.engine import prefix
 
 transformers = pytest.importorskip("transformers")
 
@@ -142,6 +143,33 @@ def test_padding(attention, side):
         assert found.source["path"] == "prefix"  # for the first row at least, which has no padding
         aim = {"target": 1, "layer": "transformer.wte"}
         assert both(classifier(attention), given, **aim).source["path"] == "prefix"
+
+
+@pytest.mark.parametrize(
+    ("attention", "side", "reused"),
+    [
+        ("sdpa", "left", [True, True]),
+        ("sdpa", "right", [True, True]),
+        ("eager", "right", [True, True]),
+        # Padding on the left that sees nothing: this way of computing gives it all tokens alike, later ones too.
+        ("eager", "left", [True, False]),
+    ],
+)
+def test_every_row_is_judged_alone(monkeypatch, attention, side, reused):
+    ways, row = [], prefix.Reuse.row
+
+    def watched(self, *job):
+        found = row(self, *job)
+        ways.append(found is not None)
+        return found
+
+    monkeypatch.setattr(prefix.Reuse, "row", watched)
+    mask = torch.ones(2, LENGTH, dtype=torch.long)
+    mask[1, :2] = 0
+    mask = mask if side == "left" else mask.flip(1)
+    inputs = {"input_ids": sequence.token_ids(2) * mask, "attention_mask": mask}
+    both(sequence.gpt(attention), inputs, target=last, layer="transformer.wte")
+    assert ways == reused
 
 
 def test_embeddings_as_the_inputs_with_a_mask_beside_them():
