@@ -24,6 +24,7 @@ import gallery_effects
 import gallery_examples
 import gallery_lines
 import gallery_masks
+import gallery_retraining
 import gallery_shares
 import gallery_strategies
 import gallery_tables
@@ -53,6 +54,7 @@ ENTRIES: tuple[Entry, ...] = (
     *gallery_examples.ENTRIES,
     *gallery_theory.ENTRIES,
     *gallery_comparison.ENTRIES,
+    *gallery_retraining.ENTRIES,
     *gallery_trust.ENTRIES,
     *gallery_discovery.ENTRIES,
     *gallery_demos.ENTRIES,
