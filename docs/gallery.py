@@ -95,7 +95,6 @@ LEFT_OUT = {
     ),
     "Documents (lrp-document-relevance)": "the zoo has no trained network for documents",
     "A trained masker (real-time-image-saliency)": "its training takes longer than the rest of the page together",
-    "A read-out for the bottleneck (read-out-bottleneck)": "figure to come",
     "Graphs (gnnexplainer)": "the zoo has no trained network for graphs",
     "Information discarded (information-based-measure-nlp)": "figure to come",
 }

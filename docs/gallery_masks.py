@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from gallery_entry import Drawn, explain, of_cases, shares, values
 from gallery_panels import Case, maps
 
@@ -64,7 +65,36 @@ def bottleneck(case: Case) -> Drawn:
     return Drawn(figure, lead if case.mask is None else f"{lead} {shares(case, found)}")
 
 
+def read_out(case: Case) -> Drawn:
+    """Masks fitted to this picture, and masks read for it by networks that learnt on others."""
+    data, layer = case.world.train[0][:500], "conv2" if case.mask is None else "block2"
+    deeper = "hidden" if case.mask is None else "block3"
+    method = px.attribution.ReadOutBottleneck
+    asked = {"layer": layer, "data": data}
+    settings = {"steps": 150, "rate": 0.02, "repeats": 1}
+    found = {
+        "fitted to\nthe picture": explain(case, px.attribution.InformationBottleneck(steps=40), **asked),
+        f"read out\nof {layer}": explain(case, method(**settings), **asked),
+        f"read out of\n{layer} and {deeper}": explain(case, method(read=(deeper,), **settings), **asked),
+    }
+    told = ", ".join(
+        f"{name.replace(chr(10), ' ')} {float(r.facts['bits']):.0f} bits ({float(r.facts['cross_entropy']):.2f} nats)"
+        for name, r in found.items()
+    )
+    losses = [float(result.facts["cross_entropy"]) for result in found.values()]
+    assert losses[0] == min(losses)
+    lead = (
+        f"Masks that were learnt from other pictures point to the same region in one pass, but keep less of the answer "
+        f"than the one fitted to this picture. Bits that pass {layer}, and the cross-entropy behind: {told}."
+    )
+    fitted, *others = (result.values.double().flatten() for result in found.values())
+    assert all(float(torch.corrcoef(torch.stack([fitted, other]))[0, 1]) > 0.5 for other in others)
+    figure = maps(case, values(found), signed=False, unit=" bits")
+    return Drawn(figure, lead if case.mask is None else f"{lead} {shares(case, found)}")
+
+
 ENTRIES = (
     *of_cases("masks", "Learnt masks", "meaningful-perturbation", masks),
     *of_cases("bottleneck", "Information bottleneck", "information-bottleneck-attribution", bottleneck),
+    *of_cases("readout", "A read-out for the bottleneck", "read-out-bottleneck", read_out),
 )
