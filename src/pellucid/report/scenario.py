@@ -66,8 +66,8 @@ class Rehearsal:
             for name, s in self.scores.items()
         ]
         parts: dict[str, list[Any]] = {
-            "What is decided": [f"{told.decision}. Used by {told.users}. It is {told.impact}."],
-            "What can go wrong": [[f"{risk}." for risk in told.risks]],
+            "What is decided": [f"{_begun(told.decision)}. Used by {told.users}. It is {told.impact}."],
+            "What can go wrong": [[f"{_begun(risk)}." for risk in told.risks]],
             "The data": [
                 "Simulated, so it is known what decides.",
                 Table(caption="Columns or things drawn", headings=("name", "values", "role", "decides"), rows=columns),
@@ -84,7 +84,7 @@ class Rehearsal:
         if self.advice is not None:
             parts["Which explanations are advised"] = [
                 self.advice.statement,
-                [s.why for s in self.advice.suggestions[:5]],
+                [f"{s.name}: {s.why}" for s in self.advice.suggestions[:5]],
             ]
         results: dict[str, list[Explanation]] = {name: [result] for name, result in self.explanations.items()}
         sections = [Section(heading=heading, parts=held) for heading, held in {**parts, **results}.items()]
@@ -137,7 +137,9 @@ def scenario(name: str, *, rows: int = 30, seed: int = 0, advice: bool = False) 
         measure, known = PointingGame(of=method, figure="roc", pooling="absolute"), {"masks": masks}
         found = explain(model, inputs, measure, data=known, seed=seed).source["overall"]
         before = explain(untrained, inputs, measure, data=known, seed=seed).source["overall"]
-        scores[method] = {**found, "untrained": before["mean"]}
+        # Student's interval knows no bounds; a share lies between 0 and 1.
+        ends = {"low": max(0.0, found["low"]), "high": min(1.0, found["high"])}
+        scores[method] = {**found, **ends, "untrained": before["mean"]}
     advised = None
     if advice:
         advised = advise(
@@ -170,3 +172,8 @@ def _score(score: Mapping[str, Any]) -> str:
     low, high, before = (number(score[k]) for k in ("low", "high", "untrained"))
     found = f"points to what decides with {number(score['mean'])} ({low} to {high}"
     return f"{found}; {before} before training, 0.5 is chance)"
+
+
+def _begun(text: str) -> str:
+    """Text with a capital where it begins."""
+    return text[:1].upper() + text[1:]
