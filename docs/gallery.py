@@ -23,6 +23,7 @@ import gallery_discovery
 import gallery_effects
 import gallery_examples
 import gallery_lines
+import gallery_localisation
 import gallery_masks
 import gallery_retraining
 import gallery_shares
@@ -55,6 +56,7 @@ ENTRIES: tuple[Entry, ...] = (
     *gallery_theory.ENTRIES,
     *gallery_comparison.ENTRIES,
     *gallery_retraining.ENTRIES,
+    *gallery_localisation.ENTRIES,
     *gallery_trust.ENTRIES,
     *gallery_discovery.ENTRIES,
     *gallery_demos.ENTRIES,
@@ -78,7 +80,7 @@ LEFT_OUT = {
     "Stability (local-lipschitz-estimate, explanation-continuity, lime-instability)": "figure to come",
     "What is gained (reward-quality)": "figure to come",
     "Correct, covering, simple (three-c-evaluation)": "figure to come",
-    "Localisation (pointing-game, cam-localisation, object-relevance-ratio, human-attention-benchmark-mohseni, "
+    "More localisation (cam-localisation, object-relevance-ratio, human-attention-benchmark-mohseni, "
     "attention-lesion-overlap)": "figure to come",
     "More shares of the variance (functional-anova, generalized-functional-anova, fanova-forest)": (
         "where columns are independent, as above, they show the shares that Sobol' indices do"
