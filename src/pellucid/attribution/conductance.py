@@ -58,6 +58,7 @@ class Conductance(Method):
         scope="semi-local",
         citation="dhamdhere2018how",
         needs=("gradient", "layers"),
+        data_types=("image", "table", "sequence", "mixed"),
         taxonomy=TREES,
         claims=("rowwise", "deterministic", "spelling invariant", "score scale"),
         trial={"tolerance": 0.05, "max_steps": 64},
@@ -70,7 +71,11 @@ class Conductance(Method):
         check_settings("midpoint", self.steps, self.tolerance, self.max_steps)
         if not ask.inputs.floats:
             kinds = ", ".join(str(x.dtype) for x in ask.inputs.tensors)
-            raise InputError("The 'inputs' must have a floating tensor, to lay a path to it", got=kinds)
+            raise InputError(
+                "The 'inputs' must have a floating tensor, to lay a path to it",
+                got=kinds,
+                hint="the embeddings as inputs",
+            )
         base = reference.baseline(self.baseline, ask.inputs, ask.data)
         ends = score.at_input(ask, ask.inputs.floats), score.at_input(ask, base)
         todo, steps = list(range(ask.inputs.rows)), self.steps or min(8, self.max_steps)

@@ -208,7 +208,7 @@ class Chance(Method):
     number: int = 0
 
     card: ClassVar[Card] = Card(
-        name="test-chance", title="Chance", question="What?", form="attribution", scope="local", citation="none"
+        name="test-random-map", title="Chance", question="What?", form="attribution", scope="local", citation="none"
     )
 
     def explain(self, subject, ask, state):
