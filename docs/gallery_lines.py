@@ -226,6 +226,7 @@ def _tree(
     left.xaxis.label.set(
         text="progression per deviation of the column (± 2 standard errors)", fontsize=7.5, color=draw.FAINT
     )
+    left.set_ylim(-0.6, len(names) + 0.9)  # room for the legend above the first column
     legend(left)
     for name, fit, (hue, dash), marker in zip(
         ("around training rows", "around held-out rows (median)"), fits, (HUES[1], HUES[0]), "so", strict=False

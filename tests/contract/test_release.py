@@ -21,7 +21,8 @@ METHODS = sorted(m.card.name for m in registered().values() if m.__module__.star
 
 def test_every_card_is_whole_and_every_claim_has_a_check() -> None:
     found = testing.gate(run=False)
-    assert found.problems == {}
+    own = {*METHODS, *found.cardless}  # other tests register methods of their own in this process
+    assert {name: told for name, told in found.problems.items() if name in own} == {}
     assert {sheet.name for sheet in found.sheets} >= {*METHODS}
     assert {name for claim in CLAIMS for name in TRIED_BY.get(claim, (claim,))} <= {*checks()}
 
