@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+
+from pellucid.contract.storage import write
 
 Figures = dict[str, list[float]]
 
@@ -46,7 +46,8 @@ class Cells:
             return known
         found = {key: [float(x) for x in values] for key, values in make().items()}
         if self.folder is not None:
-            self._write(self.folder, name, found)
+            kept = json.dumps({key: [x.hex() for x in values] for key, values in found.items()})
+            write(self.folder / f"{name}.json", kept.encode(), overwrite=True)
         return found
 
     def _read(self, path: Path) -> Figures | None:
@@ -55,15 +56,3 @@ class Cells:
             return {str(key): [float.fromhex(x) for x in values] for key, values in held.items()}
         except (OSError, ValueError, TypeError, AttributeError):
             return None
-
-    def _write(self, folder: Path, name: str, figures: Figures) -> None:
-        handle, beside = tempfile.mkstemp(dir=folder, prefix=f"{name}.", suffix=".part")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump({key: [x.hex() for x in values] for key, values in figures.items()}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, folder / f"{name}.json")
-        except BaseException:
-            Path(beside).unlink(missing_ok=True)
-            raise
